@@ -1,0 +1,103 @@
+"""What all commands share: typed options, one sentence for bad input, and devices to run on."""
+
+import contextlib
+import io
+import os
+import re
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import jax
+import tyro
+from jax.sharding import Mesh
+
+from alexnet_jax.config import BadInput, Config
+from alexnet_jax.networks import columns
+from alexnet_jax.presets import preset
+
+Options = TypeVar("Options")
+
+
+def main(command: Callable[[], None]) -> None:
+    """Runs a command; bad input ends it with one sentence on standard error and exit code 2."""
+    try:
+        command()
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def parse(kind: type[Options], default: Options | None = None, arguments: list[str] | None = None) -> Options:
+    """The options of a command as the dataclass `kind`. Raises BadInput where they cannot be read."""
+    message = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(message):
+            parsed: Options = tyro.cli(  # type: ignore[assignment]  # None is tyro's own default
+                kind,
+                default=default,
+                args=arguments,
+                description=kind.__doc__,
+                config=(tyro.conf.AvoidSubcommands,),
+            )
+            return parsed
+    except SystemExit as end:
+        if end.code == 0:
+            raise
+        # Out of its frame, and without the pointer to --help.
+        lines = [line.strip(" │") for line in message.getvalue().splitlines() if not re.match(r"^[╭╰]", line)]
+        sentence = " ".join(line for line in lines if line and not set(line) <= {"─"})
+        raise BadInput(sentence.partition(" For full helptext")[0] + "; see --help") from None
+
+
+def named_config(name: str) -> Config:
+    """The preset of that name, or CONFIG of that Python file. Raises BadInput."""
+    if not name.endswith(".py"):
+        try:
+            return preset(name)
+        except BadInput as error:
+            raise BadInput(f"{error}; or give a file ending in .py") from None
+    if not Path(name).is_file():
+        raise BadInput(f"there is no file {name}")
+    config = runpy.run_path(name).get("CONFIG")
+    if not isinstance(config, Config):
+        raise BadInput(f"{name} does not define CONFIG, an alexnet_jax Config")
+    return config
+
+
+def make_cpu_devices() -> None:
+    """Two CPU devices, so that the columns' exchanges are real on a machine without accelerators.
+
+    Must come before the first use of a device; JAX_NUM_CPU_DEVICES and XLA_FLAGS have the last word.
+    """
+    asked = jax.config.read("jax_num_cpu_devices") >= 0 or "host_platform_device_count" in os.environ.get(
+        "XLA_FLAGS", ""
+    )
+    if not asked:
+        jax.config.update("jax_num_cpu_devices", 2)
+
+
+def mesh_of(text: str, config: Config) -> Mesh:
+    """The mesh of `--mesh D,C`, or for "auto" the one that suits the machine. Raises BadInput."""
+    columns_ = config.model.columns
+    if text == "auto":
+        devices = jax.device_count()
+        if columns_ == 1:
+            data, column = (1 if jax.default_backend() == "cpu" else devices), 1
+        elif devices == 1 or columns_ != 2:
+            data, column = 1, 1
+        elif jax.default_backend() == "cpu":
+            data, column = 1, 2
+        else:
+            data, column = devices // 2, 2
+    else:
+        sizes = text.split(",")
+        if len(sizes) != 2 or not all(size.strip().isdigit() for size in sizes):
+            raise BadInput(f"--mesh {text} is not D,C, the sizes of the data and the column axis, as in --mesh 1,2")
+        data, column = map(int, sizes)
+    mesh = columns.make_mesh(data, column)
+    columns.columns_here(config.model, mesh)
+    columns.rows(mesh, config.optim.batch)
+    return mesh

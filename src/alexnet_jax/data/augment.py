@@ -1,0 +1,101 @@
+"""What happens to pictures on the device, inside the step: mean, crops, flips and colour noise (sections 2, 4.1).
+
+All randomness is a function of a key and a picture's index in the global batch, so it is the same on any layout.
+
+B batch  H,W height,width of a picture  h,w of a crop  C channels
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from alexnet_jax.config import DataConfig
+
+VIEWS = 10
+
+
+class Statistics(NamedTuple):
+    """What was measured over the training pictures, scale 0 to 255."""
+
+    mean_HWC: Array | np.ndarray
+    stdev_C: Array | np.ndarray
+    """standard deviations of the pixels' colours along their principal components"""
+    component_CC: Array | np.ndarray
+    """those components, one a column"""
+
+
+def training_view(
+    images_BHWC: Array,
+    index_B: Array,
+    key: Array,
+    statistics: Statistics,
+    noisy: Array,
+    *,
+    data: DataConfig,
+    size: int,
+) -> Array:
+    """A random crop of every picture, flipped or not, mean subtracted, with colour noise where `noisy` is 1.
+
+    images: uint8 [B, H, W, C]; index: [B], in the global batch; returns float32 [B, size, size, C].
+    """
+    room = [side + 2 * data.pad - size for side in images_BHWC.shape[1:3]]
+
+    def view(image: Array, index: Array) -> Array:
+        crop_key, flip_key = jax.random.split(jax.random.fold_in(key, index // data.crop_run))
+        corner = jax.random.randint(crop_key, (2,), 0, jnp.array(room) + 1) if data.crop else jnp.array(room) // 2
+        flip = jax.random.bernoulli(flip_key) if data.flip else jnp.array(False)
+        crop = _crop(image, corner, flip, statistics.mean_HWC, data, size)
+        noise_key = jax.random.fold_in(jax.random.fold_in(key, index), 1)
+        return _add_colour_noise(crop, noise_key, statistics, noisy, data)
+
+    return jax.vmap(view)(images_BHWC, index_B)
+
+
+def test_view(images_BHWC: Array, view: Array, statistics: Statistics, *, data: DataConfig, size: int) -> Array:
+    """One of the ten views of section 4.1: 0 is the centre, 1 to 4 the corners, 5 to 9 their reflections.
+
+    images: uint8 [B, H, W, C]; returns float32 [B, size, size, C], mean subtracted.
+    """
+    bottom, right = (side + 2 * data.pad - size for side in images_BHWC.shape[1:3])
+    corners = jnp.array([(bottom // 2, right // 2), (0, 0), (0, right), (bottom, 0), (bottom, right)])
+    corner, flip = corners[view % 5], view >= 5
+    return jax.vmap(lambda image: _crop(image, corner, flip, statistics.mean_HWC, data, size))(images_BHWC)
+
+
+def _crop(
+    image_HWC: Array, corner: Array, flip: Array, mean_HWC: Array | np.ndarray, data: DataConfig, size: int
+) -> Array:
+    """The crop at `corner` of the padded picture, float, mean subtracted, reflected where `flip`."""
+
+    def cut(picture: Array | np.ndarray, corner: Array | tuple[int, int]) -> Array:
+        padded = jnp.pad(picture, ((data.pad, data.pad), (data.pad, data.pad), (0, 0)))
+        return jax.lax.dynamic_slice(padded, (*corner, 0), (size, size, picture.shape[-1]))
+
+    if data.mean == "pixel":
+        mean = cut(mean_HWC, corner)
+    else:
+        H, W = mean_HWC.shape[:2]
+        mean = cut(mean_HWC, ((H + 2 * data.pad - size) // 2, (W + 2 * data.pad - size) // 2))
+    crop = cut(image_HWC, corner).astype(jnp.float32)
+    if data.mean == "pixel":
+        crop = crop - mean
+        return jnp.where(flip, crop[:, ::-1], crop)
+    # The 2012 code subtracts behind the reflection, and its mean is not reflected (convdata_jpeg.py).
+    return jnp.where(flip, crop[:, ::-1], crop) - mean
+
+
+def _add_colour_noise(crop_hwC: Array, key: Array, statistics: Statistics, noisy: Array, data: DataConfig) -> Array:
+    if data.colour_noise == "none":
+        return crop_hwC
+    alpha_C = jax.random.normal(key, statistics.stdev_C.shape)
+    if data.colour_noise == "stdev":
+        # convdata.py: a tenth of each component's standard deviation, and the picture shrunk by 1 + 1/10.
+        shift_C = statistics.component_CC @ (alpha_C * statistics.stdev_C)
+        return (crop_hwC + 0.1 * noisy * shift_C) / (1 + 0.1 * noisy)
+    # Section 4.1 as printed: alpha times the eigenvalue. It makes sense for pixels from 0 to 1 only: on a scale
+    # of 0 to 255 a standard deviation of alpha would be over a thousand grey levels.
+    shift_C = statistics.component_CC @ (0.1 * alpha_C * jnp.square(statistics.stdev_C / 255)) * 255
+    return crop_hwC + noisy * shift_C

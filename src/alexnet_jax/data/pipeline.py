@@ -1,0 +1,45 @@
+"""Batches by Grain: which records make up the batch of a step is a function of the seed and the step alone."""
+
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+
+from alexnet_jax.config import OptimConfig
+from alexnet_jax.data.records import TRAIN, VALIDATION, Records
+
+Batch = dict[str, np.ndarray]
+
+
+def training_batches(
+    records: Records, optim: OptimConfig, *, seed: int, reshuffle: bool, rows: slice, first: int, workers: int
+) -> Iterator[Batch]:
+    """Endless batches from step `first` on: {"image": uint8 [b, H, W, C], "label": int32 [b]}.
+
+    The global batch of step s holds the examples s * batch ... of the endless sequence of epochs, so each epoch
+    shows every picture once; `rows` of it are read here. `workers`: processes that read ahead, 0 for threads.
+    """
+    order = grain.MapDataset.range(records.examples(TRAIN)).seed(seed)
+    order = order.shuffle() if reshuffle else order
+    batches = order.repeat(None).batch(optim.batch).map(lambda indices: records.gather(TRAIN, indices[rows]))
+    dataset = batches.slice(slice(first, None)).to_iter_dataset(grain.ReadOptions(num_threads=2))
+    if workers:
+        _let_workers_start()
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return iter(dataset)
+
+
+def _let_workers_start() -> None:
+    # Grain's workers read Abseil's flags, which are unreadable until somebody has parsed them.
+    from absl import flags
+
+    flags.FLAGS.mark_as_parsed()
+
+
+def validation_batches(records: Records, size: int, rows: slice) -> Iterator[Batch]:
+    """Every validation example once, in order; "weight" is 1, and 0 for what pads the last batch to `size`."""
+    examples = records.examples(VALIDATION)
+    for start in range(0, examples, size):
+        indices = np.arange(start, start + size)[rows]
+        batch = records.gather(VALIDATION, np.minimum(indices, examples - 1))
+        yield batch | {"weight": (indices < examples).astype(np.float32)}

@@ -1,0 +1,136 @@
+"""Columns over devices: the mesh, where every parameter lies, and every collective of the package.
+
+The network is written from the point of view of a device that holds some of the columns. Every parameter has
+the paper's whole shape; its last axis is column 0's kernels, then column 1's, and cutting that axis over the
+mesh axis `column` gives each device its own. fc8 alone is cut on its inputs.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from alexnet_jax.config import BadInput, ModelConfig
+
+DATA, COLUMN = "data", "column"
+
+
+def make_mesh(data: int = 1, columns: int = 1) -> Mesh:
+    """A mesh of data x columns devices: (1, 2) is 2012, (N, 2) is 2012 times N, (N, 1) plain data parallelism.
+
+    Raises BadInput where there are fewer devices.
+    """
+    needed, there = data * columns, jax.devices()
+    if min(data, columns) < 1:
+        raise BadInput(f"a mesh of {data},{columns} is empty; both sizes are at least 1")
+    if len(there) < needed:
+        more = f"set JAX_NUM_CPU_DEVICES={needed}" if there[0].platform == "cpu" else "run on a machine with more"
+        raise BadInput(
+            f"a mesh of {data},{columns} needs {needed} devices and there are {len(there)} ({there[0].platform}); "
+            f"{more}, or give a smaller mesh"
+        )
+    # Sizes by position and explicit axis types: both changed between the JAX versions we support.
+    return jax.make_mesh((data, columns), (DATA, COLUMN), axis_types=(AxisType.Auto,) * 2, devices=there[:needed])
+
+
+def columns_here(model: ModelConfig, mesh: Mesh | None) -> int:
+    """How many of the network's columns one device holds. Raises BadInput where they cannot be shared equally."""
+    devices = 1 if mesh is None else mesh.shape[COLUMN]
+    if model.columns % devices:
+        raise BadInput(f"{model.columns} column(s) cannot be laid over {devices} devices; give --mesh D,1 or D,2")
+    return model.columns // devices
+
+
+def specs(tree: Any) -> Any:
+    """The whole parallel plan: the PartitionSpec of every array of a tree that names layers, whatever is around it."""
+
+    def spec(path: tuple[Any, ...], array: Any) -> P:
+        names = [getattr(part, "key", getattr(part, "name", None)) for part in path]
+        if "fc8" in names:  # kernel[units_column, classes], bias[classes]
+            return P(COLUMN, None) if array.ndim == 2 else P()
+        return P(*[None] * (array.ndim - 1), COLUMN) if array.ndim else P()  # kernel[.., in, out_column]
+
+    return jax.tree.map_with_path(spec, tree)
+
+
+def shardings(tree: Any, mesh: Mesh) -> Any:
+    """`specs` on a mesh."""
+    return jax.tree.map(partial(NamedSharding, mesh), specs(tree), is_leaf=lambda x: isinstance(x, P))
+
+
+def shard(params: Any, model: ModelConfig, mesh: Mesh) -> Any:
+    """Lays parameters of whole shapes over a mesh. Raises BadInput where the columns do not divide."""
+    columns_here(model, mesh)
+    return jax.device_put(params, shardings(params, mesh))
+
+
+def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh, size: int) -> dict[str, Array]:
+    """Lays this process's part (`rows`) of a global batch of `size` examples over the data axis."""
+    layout = NamedSharding(mesh, P(DATA))
+    return {
+        name: jax.make_array_from_process_local_data(layout, part, (size, *part.shape[1:]))
+        for name, part in batch.items()
+    }
+
+
+def rows(mesh: Mesh, size: int) -> slice:
+    """The part of a global batch that this process's devices need. Raises BadInput where the batch does not divide."""
+    if size % mesh.shape[DATA]:
+        raise BadInput(
+            f"a batch of {size} cannot be shared by a data axis of {mesh.shape[DATA]}; "
+            f"give an --optim.batch that it divides, or another --mesh"
+        )
+    parts = NamedSharding(mesh, P(DATA)).addressable_devices_indices_map((size,)).values()
+    bounds = [part[0].indices(size) for part in parts if part]
+    return slice(min(start for start, *_ in bounds), max(stop for _, stop, _ in bounds))
+
+
+def on_columns(per_device: Callable[..., Any], mesh: Mesh, columns: int, out_specs: Any) -> Callable[..., Any]:
+    """f(params, images_BHWC, key) that runs per_device(params, images, key, picture_B, column_N) on every device.
+
+    `picture_B` are the indices of the device's pictures in the global batch, `column_N` the columns it holds.
+    """
+
+    def whole(params: Any, images_BHWC: Array, key: Array | None) -> Any:
+        picture_B, column_N = jnp.arange(len(images_BHWC)), jnp.arange(columns)
+        in_specs = (specs(params), P(DATA), P(), P(DATA), P(COLUMN))
+        mapped = jax.shard_map(per_device, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
+        return mapped(params, images_BHWC, key, picture_B, column_N)
+
+    return whole
+
+
+def on_pictures(per_device: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """f(images_BHWC, *rest) that runs per_device(images, picture_B, *rest) on every device's pictures."""
+
+    def whole(images_BHWC: Array, *rest: Any) -> Any:
+        picture_B = jnp.arange(len(images_BHWC))
+        in_specs = (P(DATA), P(DATA)) + (P(),) * len(rest)
+        return jax.shard_map(per_device, mesh=mesh, in_specs=in_specs, out_specs=P(DATA))(images_BHWC, picture_B, *rest)
+
+    return whole
+
+
+def exchange(x: Array, axis: str | None) -> Array:
+    """Gives every column the channels of all columns: [.., C_column] -> [.., C]. The identity on one device.
+
+    Its gradient is a reduce-scatter: as many bytes back as out (cuda-convnet's layer.cu, fpropNext and bprop).
+    """
+    if axis is None:
+        return x
+    with jax.named_scope("exchange"):
+        return lax.all_gather(x, axis, axis=x.ndim - 1, tiled=True)
+
+
+def sum_columns(x: Array, axis: str | None) -> Array:
+    """The sum of the columns' parts, known to all of them. The identity on one device."""
+    if axis is None:
+        return x
+    with jax.named_scope("sum_columns"):
+        return lax.psum(x, axis)

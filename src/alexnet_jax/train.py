@@ -1,0 +1,250 @@
+"""python -m alexnet_jax.train [PRESET or FILE.py]: trains a network, or goes on where it was interrupted."""
+
+import math
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import tyro
+from jax import Array
+from jax.sharding import Mesh
+from rich.console import Console
+from rich.table import Table
+
+from alexnet_jax import command_line
+from alexnet_jax.config import BadInput, Config, DataConfig, ModelConfig, OptimConfig, diff, from_json, to_json
+from alexnet_jax.data import augment
+from alexnet_jax.data.pipeline import training_batches
+from alexnet_jax.data.records import EMBEDDED, TRAIN, Records
+from alexnet_jax.evaluate import Meter, check_fit
+from alexnet_jax.networks import alexnet, columns
+from alexnet_jax.presets import preset
+from alexnet_jax.training import checkpoint
+from alexnet_jax.training.log import Log, ProgressBar, Watch
+from alexnet_jax.training.optimiser import rates
+from alexnet_jax.training.progress import Progress
+from alexnet_jax.training.step import State, make_train_step, new_state
+
+
+@dataclass(frozen=True)
+class Options:
+    """Trains a network, or goes on where the same command was interrupted."""
+
+    config: tyro.conf.Positional[str] = "fashion"
+    """a preset, or a Python file that defines CONFIG"""
+    directory: Annotated[Path | None, tyro.conf.arg(name="data")] = None
+    """prepared data directory; by default the embedded 12,000 pictures of Fashion-MNIST"""
+    workdir: Path | None = None
+    """run directory; by default runs/NAME"""
+    steps: int | None = None
+    """stop after so many steps in all; the schedules stay those of the whole run"""
+    mesh: str = "auto"
+    """sizes of the data and the column axis, D,C"""
+    workers: int = 0
+    """processes that read data ahead; 0 reads in threads"""
+    log_every: int = 10
+    """steps to a line of metrics.jsonl"""
+    save_minutes: float = 2.0
+    """time between checkpoints"""
+    seed: int = 0
+    """of the initial weights, the order of the pictures, crops, flips, colours and dropout"""
+    model: tyro.conf.FlagConversionOff[ModelConfig] = ModelConfig()
+    optim: tyro.conf.FlagConversionOff[OptimConfig] = OptimConfig()
+    data: tyro.conf.FlagConversionOff[DataConfig] = DataConfig()
+
+
+def parse_options() -> tuple[Options, Config]:
+    arguments = sys.argv[1:]
+    # Read once for the name of the preset, and again with that preset's values as the defaults.
+    asked = command_line.parse(Options, arguments=[word for word in arguments if word not in ("-h", "--help")])
+    base = command_line.named_config(asked.config)
+    default = Options(seed=base.seed, model=base.model, optim=base.optim, data=base.data)
+    options = command_line.parse(Options, default, arguments)
+    config = replace(base, seed=options.seed, model=options.model, optim=options.optim, data=options.data)
+    return options, config
+
+
+def fit_classes(config: Config, records: Records) -> Config:
+    """The config with as many classes as the data has, unless the user asked for another number: then BadInput."""
+    there, asked = len(records.classes), config.model.classes
+    if there == asked:
+        return config
+    if asked != preset(config.preset).model.classes:
+        raise BadInput(f"{records.directory} has {there} classes and --model.fc8.units asks for {asked}; leave it out")
+    return replace(config, model=replace(config.model, fc8=replace(config.model.fc8, units=there)))
+
+
+def open_run(run: Path, config: Config, fingerprint: str) -> checkpoint.Checkpoint | None:
+    """Makes the run directory, or finds what to go on from. Raises BadInput where it belongs to another run."""
+    path = run / "config.json"
+    if path.exists():
+        other = diff(from_json(path.read_text()), config)
+        if other:
+            fields = ", ".join(f"{name} ({there} there, {here} now)" for name, (there, here) in other.items())
+            raise BadInput(f"{run} is a run with another config: {fields}; give another --workdir")
+    elif run.exists() and any(run.iterdir()):
+        raise BadInput(f"{run} is not empty and not a run; give another --workdir")
+    else:
+        run.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".incomplete")
+        unfinished.write_text(to_json(config))
+        unfinished.rename(path)
+    latest = run / "checkpoints" / checkpoint.LATEST
+    if not latest.is_dir() or not any(child.name.isdigit() for child in latest.iterdir()):
+        return None
+    found = checkpoint.find(run)
+    if found.data["fingerprint"] != fingerprint:
+        raise BadInput(
+            f"{run} was trained on other data ({found.data['path'] or 'the embedded set'}); give that --data"
+        )
+    return found
+
+
+def network_table(model: ModelConfig) -> Table:
+    """The network, a row a layer."""
+    table = Table("layer", "reads", "kernel", "leaves", "parameters", "multiply-adds", title="The network, all columns")
+    rows = alexnet.describe(model)
+    for row in rows:
+        kernel, leaves = ("x".join(map(str, shape)) for shape in (row.kernel, row.leaves))
+        table.add_row(row.layer, row.reads, kernel, leaves, f"{row.parameters:,}", f"{row.multiply_adds:,}")
+    table.add_section()
+    total = f"{sum(row.parameters for row in rows):,}", f"{sum(row.multiply_adds for row in rows):,}"
+    table.add_row("all", "", "", "", *total)
+    return table
+
+
+def augmentation(config: Config, records: Records, mesh: Mesh) -> Callable[[Array, Array, Array], Array]:
+    """augment(images uint8 [B, H, W, C], key, noise) -> float32 [B, h, w, C], each device its own pictures."""
+
+    def per_device(images_BHWC: Array, index_B: Array, key: Array, noise: Array) -> Array:
+        size = config.model.image_size
+        return augment.training_view(images_BHWC, index_B, key, records.statistics, noise, data=config.data, size=size)
+
+    return columns.on_pictures(per_device, mesh)
+
+
+def fresh_state(config: Config, key: Array, mesh: Mesh) -> State:
+    """The state before the first step, born on the mesh, so that the step compiles once."""
+
+    def create(key: Array) -> State:
+        return new_state(alexnet.init(config.model, key))
+
+    return jax.jit(create, out_shardings=columns.shardings(jax.eval_shape(create, key), mesh))(key)
+
+
+def about(records: Records) -> dict[str, Any]:
+    """What a checkpoint says of the data. The embedded set lies elsewhere on every machine."""
+    embedded = records.directory == EMBEDDED
+    return {
+        "path": None if embedded else str(records.directory.absolute()),
+        "fingerprint": records.fingerprint,
+        "image_shape": list(records.image_shape),
+        "classes": records.classes,
+    }
+
+
+class Signals:
+    """Lets a step end before an interrupt or a request to terminate ends the run; a second one does not wait."""
+
+    stop = 0
+
+    def __enter__(self) -> "Signals":
+        self._before = {number: signal.signal(number, self._take) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _take(self, number: int, frame: Any) -> None:
+        self.stop = number
+        signal.signal(number, self._before[signal.Signals(number)])
+
+    def __exit__(self, *_: object) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)
+
+
+def train() -> None:
+    options, config = parse_options()
+    command_line.make_cpu_devices()
+    console = Console(highlight=False)
+
+    # The pictures, the network and the devices, and whether they fit together.
+    records = Records(options.directory or EMBEDDED)
+    config = fit_classes(config, records)
+    check_fit(config, records)
+    mesh = command_line.mesh_of(options.mesh, config)
+    run = options.workdir or Path("runs") / Path(options.config).stem
+    resumed = open_run(run, config, records.fingerprint)
+    console.print(network_table(config.model))
+    for name, (before, now) in diff(preset(config.preset), config).items():
+        console.print(f"{name}: {before} -> {now}", style="yellow")
+
+    # How far it goes. An epoch shows every picture once; its border may lie inside a batch.
+    batch, examples = config.optim.batch, records.examples(TRAIN)
+    whole = math.ceil(config.optim.epochs * examples / batch)
+    first, last = resumed.step if resumed else 0, min(whole, options.steps or whole)
+    console.print(
+        f"{config.preset} on {examples} pictures of {records.directory}, {mesh.shape[columns.DATA]} x "
+        f"{mesh.shape[columns.COLUMN]} devices ({jax.default_backend()}), {run}: step {first} to {last} of {whole}"
+    )
+    if first >= last:
+        console.print("Nothing is left to do.")
+        return
+
+    # The compiled parts, and the state, born on the mesh.
+    train_step = make_train_step(alexnet.forward(config.model, mesh), augmentation(config, records, mesh), config.optim)
+    meter = Meter(config, records, records.statistics, mesh)
+    init_key, run_key = jax.random.split(jax.random.key(config.seed))
+    state = resumed.state(mesh) if resumed else fresh_state(config, init_key, mesh)
+    progress = Progress.from_json(resumed.progress) if resumed else Progress()
+    batches = training_batches(
+        records,
+        config.optim,
+        seed=config.seed,
+        reshuffle=config.data.reshuffle,
+        rows=columns.rows(mesh, batch),
+        first=first,
+        workers=options.workers,
+    )
+
+    with (
+        Log(run, first) as log,
+        checkpoint.Writer(run, config, about(records), records.statistics._asdict(), options.save_minutes) as writer,
+        ProgressBar(console, first, last) as bar,
+        Signals() as signals,
+    ):
+        watch = Watch(progress.window, log, bar, batch, examples, options.log_every)
+        for step in range(first, last):
+            rate = rates(config.optim, step * batch / examples, progress)
+            noise = 1.0 if step * batch / examples < (config.data.colour_noise_until or math.inf) else 0.0
+            pictures = columns.shard_batch(next(batches), mesh, batch)
+            state, metrics = train_step(state, pictures["image"], pictures["label"], run_key, rate, noise)
+            watch.follow(step + 1, metrics, rate.weights)
+
+            done = step + 1
+            epoch_ends = done * batch // examples > step * batch // examples or done == whole
+            if epoch_ends:
+                watch.settle()
+                figures = meter.measure(state.params, crops=1)
+                watch.validated(done, figures, crops=1)
+                progress.weights.see(figures["top1_error"], config.optim.schedule)
+                progress.biases.see(figures["top1_error"], config.optim.bias_schedule)
+                if progress.best_error is None or figures["top1_error"] < progress.best_error:
+                    progress.best_error = figures["top1_error"]
+                    writer.save_best(state, done, progress.to_json())
+            if done == whole:
+                watch.validated(done, meter.measure(state.params, crops=10), crops=10)
+            if done == last or signals.stop or writer.due(done):
+                watch.settle()
+                writer.save_latest(state, done, progress.to_json())
+            if signals.stop:
+                break
+    if signals.stop:
+        console.print(f"Interrupted at step {done}, which is saved; the same command goes on from there.")
+        sys.exit(128 + signals.stop)
+
+
+if __name__ == "__main__":
+    command_line.main(train)

@@ -1,0 +1,166 @@
+"""Checkpoints by Orbax: `latest` to go on from and `best` by validation error, each restorable on any layout.
+
+    RUN/checkpoints/latest/STEP/{params,velocity,statistics,about}
+    RUN/checkpoints/best/STEP/...
+
+A checkpoint stands alone: beside the arrays it holds the config, what the data is, and how far the run is.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh, SingleDeviceSharding
+from orbax.checkpoint.checkpoint_managers import ContinuousCheckpointingPolicy
+
+from alexnet_jax.config import BadInput, Config, from_json
+from alexnet_jax.networks import alexnet, columns
+from alexnet_jax.training.step import State
+
+LATEST, BEST = "latest", "best"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One checkpoint on the disk."""
+
+    path: Path
+    config: Config
+    data: dict[str, Any]
+    """the data directory's path, fingerprint, image shape and class names"""
+    progress: dict[str, Any]
+    """what the run knows besides its arrays"""
+
+    @property
+    def step(self) -> int:
+        return int(self.path.name)
+
+    def params(self, mesh: Mesh | None = None) -> alexnet.Params:
+        """On one device, or laid over a mesh."""
+        return self._parameter_like("params", mesh)
+
+    def state(self, mesh: Mesh) -> State:
+        """What a training step changes, laid over a mesh."""
+        step = jax.device_put(jnp.int32(self.step), columns.shardings(jnp.int32(0), mesh))
+        return State(step, self._parameter_like("params", mesh), self._parameter_like("velocity", mesh))
+
+    def statistics(self) -> dict[str, Any]:
+        """What was measured over the pictures it was trained on, as `Writer` was given it."""
+        return self._restore("statistics", ocp.args.StandardRestore())
+
+    def _parameter_like(self, item: str, mesh: Mesh | None) -> Any:
+        shapes = jax.eval_shape(lambda key: alexnet.init(self.config.model, key), jax.random.key(0))
+        if mesh is None:
+            here = SingleDeviceSharding(jax.devices()[0])
+            layout = jax.tree.map(lambda _: here, shapes)
+        else:
+            columns.columns_here(self.config.model, mesh)
+            layout = columns.shardings(shapes, mesh)
+        target = jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, layout)
+        return self._restore(item, ocp.args.StandardRestore(target))
+
+    def _restore(self, item: str, how: Any) -> Any:
+        try:
+            with ocp.CheckpointManager(
+                self.path.parent, options=ocp.CheckpointManagerOptions(read_only=True)
+            ) as manager:
+                return manager.restore(self.step, args=ocp.args.Composite(**{item: how}))[item]
+        except Exception as error:  # whatever Orbax and TensorStore make of a damaged file
+            raise BadInput(_damaged(self.path, error)) from error
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    reason = str(error).strip().splitlines()
+    return (
+        f"the checkpoint {path} cannot be read ({type(error).__name__}: {reason[0][:200] if reason else ''}); "
+        f"remove it to go on from the one before"
+    )
+
+
+def find(path: str | Path) -> Checkpoint:
+    """The checkpoint that a run directory (its latest), one of its kinds, or a checkpoint's own path names.
+
+    Raises BadInput where there is none or it cannot be read.
+    """
+    place = Path(path).absolute()
+    if not place.is_dir():
+        raise BadInput(f"there is no run or checkpoint {path}")
+    if (place / "checkpoints").is_dir():
+        place = place / "checkpoints" / LATEST
+    if not (place / "about").is_dir():
+        steps = [int(child.name) for child in place.iterdir() if child.name.isdigit()] if place.is_dir() else []
+        if not steps:
+            raise BadInput(f"{path} holds no checkpoint; give a run directory made by python -m alexnet_jax.train")
+        place = place / str(max(steps))
+    try:
+        about = json.loads((place / "about" / "metadata").read_text())
+        config = from_json(json.dumps(about["config"]))
+        return Checkpoint(place, config, about["data"], about["progress"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(_damaged(place, error)) from error
+
+
+def load(path: str | Path, mesh: Mesh | None = None) -> tuple[Config, alexnet.Params]:
+    """(config, params) of a run directory (its latest checkpoint) or of a checkpoint, on one device or over a mesh.
+
+    Raises BadInput where there is none, it cannot be read, or its columns do not fit the mesh.
+    """
+    checkpoint = find(path)
+    return checkpoint.config, checkpoint.params(mesh)
+
+
+class Writer:
+    """Writes a run's checkpoints in the background."""
+
+    def __init__(
+        self, run: Path, config: Config, data: dict[str, Any], statistics: dict[str, Any], minutes: float
+    ) -> None:
+        self._about = {"config": dataclasses.asdict(config), "data": data}
+        self._statistics = statistics
+        every = ContinuousCheckpointingPolicy(minimum_interval_secs=round(60 * minutes))
+        self._latest = self._manager(run, LATEST, max_to_keep=2, save_decision_policy=every)
+        # One manager for both would delete the latest in favour of the best.
+        self._best = self._manager(run, BEST, max_to_keep=1)
+
+    @staticmethod
+    def _manager(run: Path, kind: str, **options: Any) -> ocp.CheckpointManager:
+        path = run.absolute() / "checkpoints" / kind
+        return ocp.CheckpointManager(path, options=ocp.CheckpointManagerOptions(**options))
+
+    def due(self, step: int) -> bool:
+        """Whether it is time for another `latest`."""
+        return self._latest.should_save(step)
+
+    def save_latest(self, state: State, step: int, progress: dict[str, Any]) -> None:
+        if step not in self._latest.all_steps():
+            self._save(self._latest, state, step, progress)
+
+    def save_best(self, state: State, step: int, progress: dict[str, Any]) -> None:
+        # A run that went on from an earlier step comes by its best again; Orbax refuses a step it has passed.
+        if step > (self._best.latest_step() or 0):
+            self._save(self._best, state, step, progress)
+
+    def _save(self, manager: ocp.CheckpointManager, state: State, step: int, progress: dict[str, Any]) -> None:
+        save, items = ocp.args.StandardSave, {"params": state.params, "velocity": state.velocity}
+        manager.save(
+            step,
+            args=ocp.args.Composite(
+                **{name: save(tree) for name, tree in items.items()},
+                statistics=save(self._statistics),
+                about=ocp.args.JsonSave(self._about | {"progress": progress}),
+            ),
+            force=True,
+        )
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Waits for what is being written, and raises what went wrong with it, a full disk for instance."""
+        self._latest.close()
+        self._best.close()

@@ -1,0 +1,147 @@
+"""What a run says while it lasts: metrics.jsonl, TensorBoard and one progress bar."""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich import progress
+from rich.console import Console
+from tensorboardX import SummaryWriter
+
+from alexnet_jax.config import BadInput
+
+
+class Log:
+    """Appends to RUN/metrics.jsonl, one JSON object a line, and to RUN/tensorboard.
+
+    What lines behind step `first` say will be said again, so they are dropped.
+    """
+
+    def __init__(self, run: Path, first: int) -> None:
+        path = run / "metrics.jsonl"
+        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= first]
+        rewritten = path.with_suffix(".rewritten")
+        rewritten.write_text("".join(kept))
+        rewritten.rename(path)
+        self._file = path.open("a")
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=first + 1 if first else None)
+
+    def write(self, step: int, **figures: Any) -> None:
+        self._file.write(json.dumps({"step": step} | figures) + "\n")
+        self._file.flush()
+        for name, value in figures.items():
+            self._board.add_scalar(name, value, step)
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._board.close()
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """The lines of a log; a last one without its end was cut off by a crash."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [line for line in lines if line.endswith("\n")]
+
+
+def errors(figures: dict[str, float]) -> str:
+    """The figures of a validation, to be read."""
+    top1, top5, loss = (figures[name] for name in ("top1_error", "top5_error", "loss"))
+    return f"top-1 error {top1:.4f}  top-5 error {top5:.4f}  loss {loss:.4f}"
+
+
+class ProgressBar:
+    """Steps done, time left, and the latest figures."""
+
+    def __init__(self, console: Console, first: int, last: int) -> None:
+        self._bar = progress.Progress(
+            progress.TextColumn("{task.fields[figures]}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TimeRemainingColumn(),
+            progress.TextColumn("left"),
+            console=console,
+        )
+        self._task = self._bar.add_task("train", total=last, completed=first, figures="compiling")
+
+    def __enter__(self) -> "ProgressBar":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def show(self, step: int, figures: str) -> None:
+        self._bar.update(self._task, completed=step, figures=figures)
+
+    def print(self, line: str) -> None:
+        self._bar.console.print(line)
+
+
+class Watch:
+    """Follows the steps from one behind, so that the device always has work; `window` is a checkpoint's."""
+
+    def __init__(
+        self, window: dict[str, float], log: Log, bar: ProgressBar, batch: int, examples: int, log_every: int
+    ) -> None:
+        self._window, self._log, self._bar = window, log, bar
+        self._batch, self._examples, self._log_every = batch, examples, log_every
+        self._pending: tuple[int, Any, float] | None = None
+        self._speed = math.nan
+        self._restart()
+
+    def _restart(self) -> None:
+        self._since, self._steps = time.perf_counter(), 0
+
+    def _epoch(self, done: int) -> float:
+        return done * self._batch / self._examples
+
+    def follow(self, done: int, metrics: Any, rate: float) -> None:
+        """Takes note that the `done`-th step was given to the device, and takes in the one before it."""
+        self.settle()
+        self._pending = done, metrics, rate
+
+    def settle(self) -> None:
+        """Waits for the last step and takes in its figures: the loop's one point of synchronisation.
+
+        Raises BadInput where they are not finite.
+        """
+        if self._pending is None:
+            return
+        (done, metrics, rate), self._pending = self._pending, None
+        figures = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if not all(map(math.isfinite, figures.values())):
+            raise BadInput(
+                f"the loss is no longer finite at step {done} (loss {figures['loss']:g}, size of the update "
+                f"{figures['update_norm']:g}); the last good checkpoint is kept; try a smaller --optim.rate"
+            )
+        self._steps += 1
+        for name, value in (figures | {"steps": 1}).items():
+            self._window[name] = self._window.get(name, 0.0) + value
+        if done % self._log_every:
+            return
+        means = {name: self._window[name] / self._window["steps"] for name in ("loss", "top1_error")}
+        self._speed = self._steps * self._batch / (time.perf_counter() - self._since)
+        self._log.write(
+            done,
+            epoch=self._epoch(done),
+            **{f"train/{name}": value for name, value in means.items()},
+            learning_rate=rate,
+            images_per_second=self._speed,
+        )
+        self._bar.show(done, f"{self._speed:.0f} images/s  loss {means['loss']:.3f}  error {means['top1_error']:.3f}")
+        self._window.clear()
+        self._restart()
+
+    def validated(self, done: int, figures: dict[str, float], crops: int) -> None:
+        """Writes the figures of a validation, which took its time."""
+        name = "validation" if crops == 1 else "validation/ten_crops"
+        self._log.write(done, epoch=self._epoch(done), **{f"{name}/{key}": value for key, value in figures.items()})
+        kind = "validation, ten crops" if crops == 10 else "validation"
+        self._bar.print(f"epoch {self._epoch(done):6.2f}  step {done:6d}  {kind}: {errors(figures)}")
+        self._restart()

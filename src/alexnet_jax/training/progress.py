@@ -1,0 +1,45 @@
+"""How far a run is, in every sense but its arrays. Every checkpoint holds it, so that a run goes on exactly."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from alexnet_jax.config import Schedule
+
+
+@dataclass
+class Plateau:
+    """Section 5: the rate is divided by ten when the validation error stops improving."""
+
+    best: float = 1.0
+    """the lowest validation top-1 error so far"""
+    waited: int = 0
+    """epochs since then, or since the last drop"""
+    drops: int = 0
+
+    def see(self, error: float, schedule: Schedule) -> None:
+        """Takes note of one epoch's validation top-1 error."""
+        if error < self.best:
+            self.best, self.waited = error, 0
+            return
+        self.waited += 1
+        if self.waited >= schedule.patience and self.drops < schedule.drops:
+            self.drops, self.waited = self.drops + 1, 0
+
+
+@dataclass
+class Progress:
+    weights: Plateau = field(default_factory=Plateau)
+    """of the weights' rate"""
+    biases: Plateau = field(default_factory=Plateau)
+    """of the biases' rate"""
+    best_error: float | None = None
+    """the lowest validation top-1 error so far, that of the `best` checkpoint"""
+    window: dict[str, float] = field(default_factory=dict)
+    """sums over the steps of the log's unfinished line"""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, saved: dict[str, Any]) -> "Progress":
+        return cls(**saved | {name: Plateau(**saved[name]) for name in ("weights", "biases")})

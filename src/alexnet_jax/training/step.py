@@ -1,0 +1,95 @@
+"""The training step and the evaluation step: pure functions that know neither the network nor the layout.
+
+B batch  H,W height,width  C channels  K classes
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from alexnet_jax.config import OptimConfig
+from alexnet_jax.training.optimiser import Rates, sgd
+
+
+class State(NamedTuple):
+    """What a step changes."""
+
+    step: Array
+    params: Any
+    velocity: Any
+
+
+def new_state(params: Any) -> State:
+    return State(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.zeros_like, params))
+
+
+def make_train_step(
+    forward: Callable[..., Array], augment: Callable[..., Array], optim: OptimConfig
+) -> Callable[..., tuple[State, dict[str, Array]]]:
+    """step(state, images uint8 [B, H, W, C], label [B], key, rates, noisy) -> (state, metrics), compiled.
+
+    `augment(images, key, noisy)` and `forward(params, images, key=, train=)` get keys made of `key` and the step's
+    number alone, so that a run resumes exactly. The metrics are sums over the batch; the state given is consumed.
+    """
+
+    @partial(jax.jit, donate_argnums=0)
+    def step(
+        state: State, images_BHWC: Array, label_B: Array, key: Array, rates: Rates, noisy: Array
+    ) -> tuple[State, dict[str, Array]]:
+        augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
+        views_BhwC = augment(images_BHWC, augment_key, noisy)
+
+        def loss(params: Any) -> tuple[Array, Array]:
+            logits_BK = forward(params, views_BhwC, key=dropout_key, train=True)
+            return optax.softmax_cross_entropy_with_integer_labels(logits_BK, label_B).mean(), logits_BK
+
+        (mean_loss, logits_BK), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+        params, velocity = sgd(optim, state.params, state.velocity, gradients, rates)
+        metrics = {
+            "loss": mean_loss,
+            "top1_error": jnp.mean(jnp.argmax(logits_BK, axis=-1) != label_B),
+            "update_norm": optax.global_norm(velocity),  # finite only if the new parameters are
+        }
+        return State(state.step + 1, params, velocity), metrics
+
+    return step
+
+
+def make_error_sums(
+    forward: Callable[..., Array], view: Callable[[Array, Array], Array]
+) -> Callable[..., dict[str, Array]]:
+    """sums(params, images uint8 [B, H, W, C], label [B], weight [B], crops) -> sums of loss and errors over the batch.
+
+    `view(images, n)` is the n-th test view. Probabilities are averaged over the first `crops` of them (section 4.1);
+    an example of weight 0 is padding. A label outside the five likeliest classes is a top-5 error.
+    """
+
+    @jax.jit
+    def add_probabilities(total_BK: Array, params: Any, images_BHWC: Array, n: Array) -> Array:
+        return total_BK + jax.nn.softmax(forward(params, view(images_BHWC, n)))
+
+    @jax.jit
+    def sums_of(probability_BK: Array, label_B: Array, weight_B: Array) -> dict[str, Array]:
+        _, guess_B5 = jax.lax.top_k(probability_BK, min(5, probability_BK.shape[-1]))
+        hit_B5 = guess_B5 == label_B[:, None]
+        likelihood_B = jnp.take_along_axis(probability_BK, label_B[:, None], axis=-1)[:, 0]
+        loss_B = -jnp.log(jnp.maximum(likelihood_B, jnp.finfo(jnp.float32).tiny))
+        return {
+            "loss": jnp.sum(weight_B * loss_B),
+            "top1_error": jnp.sum(weight_B * ~hit_B5[:, 0]),
+            "top5_error": jnp.sum(weight_B * ~hit_B5.any(axis=1)),
+            "examples": jnp.sum(weight_B),
+        }
+
+    def sums(params: Any, images_BHWC: Array, label_B: Array, weight_B: Array, crops: int) -> dict[str, Array]:
+        total_BK: Any = jnp.zeros(())
+        for n in range(crops):
+            total_BK = add_probabilities(total_BK, params, images_BHWC, jnp.int32(n))
+        return sums_of(total_BK / crops, label_B, weight_B)
+
+    return sums

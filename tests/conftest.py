@@ -1,0 +1,59 @@
+"""Four CPU devices for everybody, strict broadcasting, and small things that many tests share."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from alexnet_jax import presets
+from alexnet_jax.config import Config, Conv, Dense
+from alexnet_jax.data import records
+
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+CLASSES = ["round", "square", "other"]
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Config:
+    """`fashion` with a few kernels: every kind of layer, three exchanges and the sum."""
+    both = ("activation", "norm", "pool")
+    fashion = presets.preset("fashion")
+    model = replace(
+        fashion.model,
+        conv1=Conv(8, 5, stride=2, padding=(2, 2), std=0.02, then=both),
+        conv2=Conv(8, 3, padding=(1, 1), std=0.2, bias=0.1, then=both),
+        conv3=Conv(8, 3, padding=(1, 1), std=0.2),
+        conv4=Conv(8, 3, padding=(1, 1), std=0.2),
+        conv5=Conv(8, 3, padding=(1, 1), std=0.2, then=("activation", "pool")),
+        fc6=Dense(16, std=0.2),
+        fc7=Dense(16, std=0.2),
+        fc8=Dense(len(CLASSES), std=0.1),
+    )
+    return replace(fashion, model=model, optim=replace(fashion.optim, batch=8, epochs=3.0))
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """44 training and 21 validation pictures of noise around a class's own grey level: neither fills its batches."""
+    rng = np.random.default_rng(0)
+
+    def examples(count: int) -> list[tuple[np.ndarray, int]]:
+        labels = rng.integers(0, 3, count)
+        return [(rng.integers(0, 80, (28, 28, 1)).astype(np.uint8) + np.uint8(80 * label), label) for label in labels]
+
+    directory = tmp_path_factory.mktemp("data") / "tiny"
+    records.write(directory, {records.TRAIN: examples(44), records.VALIDATION: examples(21)}, CLASSES, "noise")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_file(tiny: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny config as a file that the train command takes."""
+    path = tmp_path_factory.mktemp("config") / "tiny.py"
+    names = "Config, Conv, DataConfig, Dense, LayerRates, ModelConfig, OptimConfig, Pool, ResponseNorm, Schedule"
+    path.write_text(f"from alexnet_jax.config import {names}\n\nCONFIG = {tiny!r}\n")
+    return path

@@ -1,0 +1,244 @@
+"""The network over devices: one set of numbers on every layout, and no more communication than in 2012."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import alexnet_jax as alexnet
+from alexnet_jax.config import BadInput, Config
+
+BATCH = 8
+LABELS = np.arange(BATCH) % 3
+LAYOUTS = [(1, 2), (2, 2), (2, 1)]
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(0).normal(0, 60, (BATCH, 28, 28, 1)).astype(np.float32)
+
+
+def loss_and_gradient(forward: Callable[..., jax.Array]) -> Callable[..., Any]:
+    def loss(params: Any, images: jax.Array, key: jax.Array) -> jax.Array:
+        logits = forward(params, images, key=key, train=True)
+        return -jax.nn.log_softmax(logits)[jnp.arange(BATCH), LABELS].mean()
+
+    return jax.jit(jax.value_and_grad(loss))
+
+
+def relative(a: Any, b: Any) -> float:
+    a, b = jax.device_get(a), jax.device_get(b)
+    return max(
+        float(np.linalg.norm(x - y) / np.linalg.norm(x))
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_gives_the_same_loss_and_gradient_with_dropout(
+    tiny: Config, images: np.ndarray, layout: tuple[int, int]
+) -> None:
+    model, key, mesh = tiny.model, jax.random.key(2), alexnet.make_mesh(*layout)
+    params = alexnet.init(model, jax.random.key(0))
+    loss, gradient = loss_and_gradient(alexnet.forward(model))(params, images, key)
+    spread = alexnet.shard(params, model, mesh)
+    loss_there, gradient_there = loss_and_gradient(alexnet.forward(model, mesh))(spread, images, key)
+    assert float(loss) == pytest.approx(float(loss_there), rel=1e-5)
+    assert relative(gradient, gradient_there) < 1e-3
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_agrees_to_nine_digits_in_float64(
+    tiny: Config, images: np.ndarray, layout: tuple[int, int]
+) -> None:
+    model, mesh = tiny.model, alexnet.make_mesh(*layout)
+    with jax.enable_x64(True):
+        key, wide = jax.random.key(2), images.astype(np.float64)
+        params = jax.tree.map(lambda x: x.astype(jnp.float64), alexnet.init(model, jax.random.key(0)))
+        loss, gradient = loss_and_gradient(alexnet.forward(model))(params, wide, key)
+        spread = alexnet.shard(params, model, mesh)
+        loss_there, gradient_there = loss_and_gradient(alexnet.forward(model, mesh))(spread, wide, key)
+        assert loss.dtype == jnp.float64
+        assert float(loss) == pytest.approx(float(loss_there), rel=1e-9)
+        assert relative(gradient, gradient_there) < 1e-9
+
+
+def test_the_gradient_is_the_slope_of_the_loss(tiny: Config, images: np.ndarray) -> None:
+    """On the mesh, along a random direction: neither halved nor doubled."""
+    model, mesh = tiny.model, alexnet.make_mesh(2, 2)
+    with jax.enable_x64(True):
+        key = jax.random.key(2)
+        params = jax.tree.map(lambda x: x.astype(jnp.float64), alexnet.init(model, jax.random.key(0)))
+        direction = jax.tree.map(lambda x: jax.random.normal(key, x.shape, jnp.float64), params)
+        there = loss_and_gradient(alexnet.forward(model, mesh))
+        at = lambda t: jax.tree.map(lambda x, d: x + t * d, params, direction)  # noqa: E731
+        gradient = there(alexnet.shard(params, model, mesh), images.astype(np.float64), key)[1]
+        products = jax.tree.map(lambda g, d: np.vdot(g, d), jax.device_get(gradient), jax.device_get(direction))
+        slope = sum(
+            sign * float(there(alexnet.shard(at(sign * 1e-7), model, mesh), images.astype(np.float64), key)[0])
+            for sign in (1, -1)
+        )
+        assert sum(jax.tree.leaves(products)) == pytest.approx(slope / 2e-7, rel=1e-4)
+
+
+def collectives(compiled: str) -> Counter[str]:
+    return Counter(
+        kind
+        for line in compiled.splitlines()
+        for kind in re.findall(
+            r"= .*? (all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)(?:-start)?\(", line
+        )
+        if not re.search(r"replica_groups=(\{\{0\},\{1\}\}|mesh\['data'=1,'column'=2\] \{'data'\})", line)
+    )
+
+
+def test_the_columns_talk_as_often_as_in_2012(tiny: Config, images: np.ndarray) -> None:
+    """Forward: three gathers (conv3, fc6, fc7) and the sum of the logits; backward: three scatters. Nothing else.
+
+    Left out of the count: sums over the data axis, which has one device here.
+    """
+    model, mesh, key = tiny.model, alexnet.make_mesh(1, 2), jax.random.key(0)
+    params = alexnet.shard(alexnet.init(model, key), model, mesh)
+    forward = alexnet.forward(model, mesh)
+    there = collectives(jax.jit(forward).lower(params, images).compile().as_text())
+    assert there == {"all-gather": 3, "all-reduce": 1}
+    both = collectives(loss_and_gradient(forward).lower(params, images, key).compile().as_text())
+    assert both == {"all-gather": 3, "all-reduce": 1, "reduce-scatter": 3}
+
+
+def equations(jaxpr: Any) -> Iterator[Any]:
+    for equation in jaxpr.eqns:
+        yield equation
+        for part in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+            inner = getattr(part, "jaxpr", part)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)
+
+
+def test_the_program_itself_holds_as_many_collectives(tiny: Config, images: np.ndarray) -> None:
+    """The same count where no compiler has touched it, for any backend."""
+    model, mesh, key = tiny.model, alexnet.make_mesh(2, 2), jax.random.key(0)
+    params = alexnet.init(model, key)
+    jaxpr = jax.make_jaxpr(loss_and_gradient(alexnet.forward(model, mesh)))(params, images, key).jaxpr
+    over_column = Counter(
+        equation.primitive.name
+        for equation in equations(jaxpr)
+        if "column" in str(equation.params.get("axes", equation.params.get("axis_name")))
+        and re.match(r"psum|all_gather|reduce_scatter|ppermute|all_to_all", equation.primitive.name)
+    )
+    assert sum(over_column.values()) == 7, over_column
+    assert over_column["all_gather"] == 3
+    assert over_column["reduce_scatter"] == 3
+
+
+def test_columns_that_never_meet_only_sum_their_logits(tiny: Config, images: np.ndarray) -> None:
+    model, mesh, key = replace(tiny.model, columns_meet=False), alexnet.make_mesh(1, 2), jax.random.key(0)
+    params = alexnet.init(model, key)
+    assert params["conv3"]["kernel"].shape == (3, 3, 4, 8)
+    spread = alexnet.shard(params, model, mesh)
+    forward = jax.jit(alexnet.forward(model, mesh))
+    assert collectives(forward.lower(spread, images).compile().as_text()) == {"all-reduce": 1}
+    np.testing.assert_allclose(alexnet.forward(model)(params, images), forward(spread, images), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", [None, (1, 2)])
+def test_columns_are_blind_until_conv3(tiny: Config, images: np.ndarray, layout: tuple[int, int] | None) -> None:
+    model, mesh = tiny.model, layout and alexnet.make_mesh(*layout)
+    params = alexnet.init(model, jax.random.key(0))
+    changed = params | {"conv1": {"kernel": params["conv1"]["kernel"].at[..., 4:].add(0.01), "bias": params["conv1"]["bias"]}}
+    features = alexnet.features(model, mesh)
+    if mesh:
+        params, changed = alexnet.shard(params, model, mesh), alexnet.shard(changed, model, mesh)
+    before, after = (jax.device_get(features(p, images)) for p in (params, changed))
+    for name in ("conv1", "norm1", "pool1", "conv2", "norm2", "pool2"):
+        half = before[name].shape[-1] // 2
+        np.testing.assert_array_equal(before[name][..., :half], after[name][..., :half], err_msg=name)
+        assert not np.array_equal(before[name][..., half:], after[name][..., half:]), name
+    for half in (slice(0, 4), slice(4, 8)):
+        assert not np.array_equal(before["conv3"][..., half], after["conv3"][..., half])
+
+
+def test_features_are_whole_and_in_the_columns_order_on_any_layout(tiny: Config, images: np.ndarray) -> None:
+    model, mesh = tiny.model, alexnet.make_mesh(2, 2)
+    params = alexnet.init(model, jax.random.key(0))
+    here = alexnet.features(model)(params, images)
+    there = alexnet.features(model, mesh)(alexnet.shard(params, model, mesh), images)
+    assert set(here) == {
+        "conv1", "norm1", "pool1", "conv2", "norm2", "pool2", "conv3", "conv4", "conv5", "pool5", "fc6", "fc7", "fc8",
+    }  # fmt: skip
+    for name in here:
+        np.testing.assert_allclose(here[name], there[name], rtol=1e-4, atol=1e-4, err_msg=name)
+    np.testing.assert_array_equal(here["fc8"], alexnet.forward(model)(params, images))
+
+
+def test_dropout_halves_in_the_place_that_the_config_says(tiny: Config, images: np.ndarray) -> None:
+    """Training with the paper's scaling doubles in expectation what the inverted one gives at the next layer."""
+    key, params = jax.random.key(1), alexnet.init(tiny.model, jax.random.key(0))
+    inverted = replace(tiny.model, dropout_scale="train")
+    off = replace(tiny.model, dropout=0.0)
+    plain = alexnet.forward(off)(params, images)
+    np.testing.assert_array_equal(alexnet.forward(inverted)(params, images), plain)
+    assert not np.allclose(alexnet.forward(tiny.model)(params, images), plain, rtol=1e-2)
+    # Two dropout layers, of which each mask halves what the other scaling would have doubled (biases are 0 here).
+    ours = alexnet.forward(tiny.model)(params, images, key=key, train=True)
+    theirs = alexnet.forward(inverted)(params, images, key=key, train=True)
+    np.testing.assert_allclose(4 * ours, theirs, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(alexnet.forward(off)(params, images, train=True), plain)
+
+
+def test_callers_may_jit_differentiate_and_map(tiny: Config, images: np.ndarray) -> None:
+    forward, params = alexnet.forward(tiny.model), alexnet.init(tiny.model, jax.random.key(0))
+    expected = forward(params, images)
+    np.testing.assert_allclose(jax.jit(forward)(params, images), expected, rtol=1e-5, atol=1e-5)
+    mapped = jax.vmap(lambda pair: forward(params, pair))(images.reshape(4, 2, 28, 28, 1))
+    np.testing.assert_allclose(mapped.reshape(BATCH, -1), expected, rtol=1e-4, atol=1e-4)
+    saliency = jax.grad(lambda x: forward(params, x)[:, 0].sum())(jnp.asarray(images))
+    assert saliency.shape == images.shape
+    assert float(jnp.abs(saliency).max()) > 0
+
+
+@pytest.mark.parametrize(
+    ("activation", "then"), [("tanh", ("norm", "pool", "activation")), ("sigmoid", ("pool", "activation", "map_norm"))]
+)
+def test_what_follows_a_convolution_follows_in_that_order(
+    tiny: Config, images: np.ndarray, activation: Any, then: Any
+) -> None:
+    from alexnet_jax.networks import layers
+
+    model = replace(tiny.model, activation=activation, conv1=replace(tiny.model.conv1, then=then))
+    acts = alexnet.features(model)(alexnet.init(model, jax.random.key(0)), images)
+    act = layers.ACTIVATIONS[activation]
+    if then[0] == "norm":
+        norm1 = layers.lrn(acts["conv1"], model.lrn, 2)
+        np.testing.assert_allclose(acts["norm1"], norm1, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(acts["pool1"], act(layers.pool(norm1, model.pool)), rtol=1e-5, atol=1e-6)
+    else:
+        pool1 = act(layers.pool(acts["conv1"], model.pool))
+        np.testing.assert_allclose(acts["pool1"], pool1, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(acts["norm1"], layers.map_norm(pool1, model.map_norm), rtol=1e-5, atol=1e-6)
+
+
+def test_without_normalisation_there_is_none(tiny: Config, images: np.ndarray) -> None:
+    model = replace(tiny.model, norm=False)
+    acts = alexnet.features(model)(alexnet.init(model, jax.random.key(0)), images)
+    assert not [name for name in acts if name.startswith("norm")]
+
+
+def test_what_does_not_fit_is_said(tiny: Config, images: np.ndarray) -> None:
+    params = alexnet.init(tiny.model, jax.random.key(0))
+    with pytest.raises(BadInput, match=r"images are \(8, 27, 28, 1\); the network takes \[B, 28, 28, 1\]"):
+        alexnet.forward(tiny.model)(params, images[:, 1:])
+    with pytest.raises(BadInput, match="needs a key"):
+        alexnet.forward(tiny.model)(params, images, train=True)
+    with pytest.raises(BadInput, match="a batch of 7 cannot be shared by a data axis of 2"):
+        alexnet.forward(tiny.model, alexnet.make_mesh(2, 2))(params, images[:7])
+    with pytest.raises(BadInput, match=r"needs 16 devices and there are 4 \(cpu\); set JAX_NUM_CPU_DEVICES=16"):
+        alexnet.make_mesh(8, 2)
+    with pytest.raises(BadInput, match=r"1 column\(s\) cannot be laid over 2 devices"):
+        alexnet.forward(replace(tiny.model, columns=1), alexnet.make_mesh(1, 2))

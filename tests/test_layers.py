@@ -1,0 +1,157 @@
+"""Each layer against slow NumPy written from the formula."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from alexnet_jax.config import Pool, ResponseNorm, pooled
+from alexnet_jax.networks import layers
+
+
+def slow_lrn(x: np.ndarray, norm: ResponseNorm, columns: int) -> np.ndarray:
+    y, width = np.empty_like(x), x.shape[-1] // columns
+    for c in range(x.shape[-1]):
+        first = c // width * width
+        low, high = max(first, c - norm.n // 2), min(first + width, c - norm.n // 2 + norm.n)
+        y[..., c] = x[..., c] / (norm.k + norm.alpha * (x[..., low:high] ** 2).sum(-1)) ** norm.beta
+    return y
+
+
+def slow_map_norm(x: np.ndarray, norm: ResponseNorm) -> np.ndarray:
+    y = np.empty_like(x)
+    for i in range(x.shape[1]):
+        for j in range(x.shape[2]):
+            rows = slice(max(0, i - norm.n // 2), i - norm.n // 2 + norm.n)
+            cols = slice(max(0, j - norm.n // 2), j - norm.n // 2 + norm.n)
+            total = (x[:, rows, cols] ** 2).sum((1, 2))
+            y[:, i, j] = x[:, i, j] / (norm.k + norm.alpha * total) ** norm.beta
+    return y
+
+
+def slow_pool(x: np.ndarray, config: Pool) -> np.ndarray:
+    H, W = (pooled(side, config) for side in x.shape[1:3])
+    y = np.empty((len(x), H, W, x.shape[-1]), x.dtype)
+    for i in range(H):
+        for j in range(W):
+            rows, cols = (slice(at * config.stride, at * config.stride + config.size) for at in (i, j))
+            window = x[:, rows, cols]
+            y[:, i, j] = window.max((1, 2)) if config.kind == "max" else window.mean((1, 2))
+    return y
+
+
+def numeric_gradient(f: Callable[[np.ndarray], np.ndarray], x: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """Of sum(g * f(x)), by central differences in float64."""
+    gradient = np.zeros_like(x)
+    for at in np.ndindex(x.shape):
+        for sign in (1, -1):
+            moved = x.copy()
+            moved[at] += sign * 1e-5
+            gradient[at] += sign * (g * f(moved)).sum() / 2e-5
+    return gradient
+
+
+def gradient(f: Callable[[jax.Array], jax.Array], x: np.ndarray, g: np.ndarray) -> np.ndarray:
+    return np.asarray(jax.vjp(f, jnp.asarray(x))[1](jnp.asarray(g))[0])
+
+
+NORMS = [ResponseNorm(), ResponseNorm(k=1.0, n=5, alpha=0.3, beta=0.75), ResponseNorm(k=1.5, n=4, alpha=0.2, beta=0.5)]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("columns", [1, 2])
+def test_lrn_is_the_formula_and_stays_in_its_column(norm: ResponseNorm, columns: int) -> None:
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        x, g = rng.normal(0, 3, (2, 2, 1, 2, 12))[0], rng.normal(size=(2, 1, 2, 12))
+        y = layers.lrn(jnp.asarray(x), norm, columns)
+        np.testing.assert_allclose(y, slow_lrn(x, norm, columns), rtol=1e-12)
+        expected = numeric_gradient(lambda x: slow_lrn(x, norm, columns), x, g)
+        np.testing.assert_allclose(gradient(lambda x: layers.lrn(x, norm, columns), x, g), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_lrn_by_hand() -> None:
+    """Six maps in two columns, k = 2, alpha = 1, beta = 0.75: maps 2 and 3 are not neighbours."""
+    x = jnp.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).reshape(1, 1, 1, 6)
+    y = layers.lrn(x, ResponseNorm(alpha=1.0), 2).ravel()
+    left, right = 2 + 1 + 4 + 9, 2 + 16 + 25 + 36
+    np.testing.assert_allclose(y, [*(np.arange(1, 4) / left**0.75), *(np.arange(4, 7) / right**0.75)], rtol=1e-6)
+
+
+def test_map_norm_is_the_formula() -> None:
+    rng, norm = np.random.default_rng(1), ResponseNorm(k=1.0, alpha=0.1)
+    with jax.enable_x64(True):
+        x, g = rng.normal(0, 3, (1, 7, 6, 2)), rng.normal(size=(1, 7, 6, 2))
+        np.testing.assert_allclose(layers.map_norm(jnp.asarray(x), norm), slow_map_norm(x, norm), rtol=1e-12)
+        expected = numeric_gradient(lambda x: slow_map_norm(x, norm), x, g)
+        np.testing.assert_allclose(gradient(lambda x: layers.map_norm(x, norm), x, g), expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["max", "average"])
+@pytest.mark.parametrize("shape", [(9, 7), (8, 11), (3, 3), (2, 5)])
+@pytest.mark.parametrize(("size", "stride"), [(3, 2), (2, 2), (3, 1), (3, 3), (5, 2)])
+def test_pool_is_the_formula(kind: str, shape: tuple[int, int], size: int, stride: int) -> None:
+    config = Pool(kind, size, stride)
+    x = np.random.default_rng(2).normal(size=(2, *shape, 3)).astype(np.float32)
+    np.testing.assert_allclose(layers.pool(jnp.asarray(x), config), slow_pool(x, config), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(9, 7), (8, 11), (3, 3), (2, 5)])
+@pytest.mark.parametrize(("size", "stride"), [(3, 2), (2, 2), (3, 1), (3, 3), (5, 2)])
+def test_max_pool_gradient_is_that_of_the_plain_form(shape: tuple[int, int], size: int, stride: int) -> None:
+    """Small whole numbers, as behind a ReLU, tie all the time: the first maximum of a window takes the gradient."""
+    config, rng = Pool("max", size, stride), np.random.default_rng(3)
+    x = rng.integers(0, 3, (2, *shape, 3)).astype(np.float32)
+    H, W = (pooled(side, config) for side in shape)
+    g = rng.integers(-9, 10, (2, H, W, 3)).astype(np.float32)
+    reach = [(0, max(0, (n - 1) * stride + size - side)) for n, side in zip((H, W), shape, strict=True)]
+
+    def plain(x: jax.Array) -> jax.Array:
+        window, strides = (1, size, size, 1), (1, stride, stride, 1)
+        return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, [(0, 0), *reach, (0, 0)])
+
+    np.testing.assert_array_equal(layers.pool(jnp.asarray(x), config), plain(jnp.asarray(x)))
+    np.testing.assert_array_equal(gradient(lambda x: layers.pool(x, config), x, g), gradient(plain, x, g))
+
+
+def test_average_pool_gradient() -> None:
+    config, rng = Pool("average", 3, 2), np.random.default_rng(4)
+    with jax.enable_x64(True):
+        x, g = rng.normal(size=(1, 6, 5, 2)), rng.normal(size=(1, 3, 2, 2))
+        expected = numeric_gradient(lambda x: slow_pool(x, config), x, g)
+        np.testing.assert_allclose(gradient(lambda x: layers.pool(x, config), x, g), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_the_224_picture_has_three_zero_rows_below_and_right() -> None:
+    """A kernel that adds up its window sees 11 - 3 rows and columns at the last position, all 11 at the first."""
+    kernel, picture = jnp.ones((11, 11, 1, 1)), jnp.ones((1, 224, 224, 1))
+    y = layers.convolve(picture, kernel, stride=4, padding=(0, 3))[0, :, :, 0]
+    assert y.shape == (55, 55)
+    assert (y[0, 0], y[54, 0], y[0, 54], y[54, 54]) == (121, 88, 88, 64)
+
+
+def test_convolution_is_the_sum_over_windows() -> None:
+    rng = np.random.default_rng(5)
+    x, kernel = rng.normal(size=(2, 6, 6, 3)), rng.normal(size=(3, 3, 3, 4))
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    expected = np.zeros((2, 3, 3, 4))
+    for i in range(3):
+        for j in range(3):
+            expected[:, i, j] = np.einsum("bhwc,hwco->bo", padded[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3], kernel)
+    with jax.enable_x64(True):
+        y = layers.convolve(jnp.asarray(x), jnp.asarray(kernel), stride=2, padding=(1, 1))
+        np.testing.assert_allclose(y, expected, rtol=1e-10)
+
+
+def test_dropout_masks_belong_to_the_picture_and_the_column() -> None:
+    key = jax.random.key(0)
+    whole = layers.dropout_mask(key, jnp.arange(6), jnp.arange(2), 50, 0.3)
+    part = layers.dropout_mask(key, jnp.arange(4, 6), jnp.array([1]), 50, 0.3)
+    np.testing.assert_array_equal(whole[4:, 50:], part)
+    assert not np.array_equal(whole[:, :50], whole[:, 50:])
+    assert not np.array_equal(whole[0], whole[1])
+    many = layers.dropout_mask(key, jnp.arange(100), jnp.arange(2), 100, 0.3)
+    assert float(many.mean()) == pytest.approx(0.7, abs=0.015)
