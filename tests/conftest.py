@@ -1,6 +1,10 @@
 """Four CPU devices for everybody, strict broadcasting, and small things that many tests share."""
 
-from dataclasses import replace
+import contextlib
+import io
+import runpy
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -57,3 +61,34 @@ def tiny_file(tiny: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = "Config, Conv, DataConfig, Dense, LayerRates, ModelConfig, OptimConfig, Pool, ResponseNorm, Schedule"
     path.write_text(f"from alexnet_jax.config import {names}\n\nCONFIG = {tiny!r}\n")
     return path
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A command that has run in this process."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def refused(self) -> str:
+        """The one sentence that bad input was answered with."""
+        assert self.code == 2, self
+        assert self.err.startswith("error: "), self.err
+        assert self.err.count("\n") == 1, f"more than one line: {self.err}"
+        return self.err
+
+
+def run_command(name: str, *arguments: object) -> Ended:
+    """`python -m alexnet_jax.NAME ARGUMENTS`, without a new process."""
+    out, err, before, code = io.StringIO(), io.StringIO(), sys.argv, 0
+    sys.argv = [name, *map(str, arguments)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            runpy.run_module(f"alexnet_jax.{name}", run_name="__main__")
+    except SystemExit as end:
+        code = int(end.code or 0)
+    finally:
+        sys.argv = before
+    return Ended(code, out.getvalue(), err.getvalue())

@@ -151,7 +151,9 @@ def test_columns_that_never_meet_only_sum_their_logits(tiny: Config, images: np.
 def test_columns_are_blind_until_conv3(tiny: Config, images: np.ndarray, layout: tuple[int, int] | None) -> None:
     model, mesh = tiny.model, layout and alexnet.make_mesh(*layout)
     params = alexnet.init(model, jax.random.key(0))
-    changed = params | {"conv1": {"kernel": params["conv1"]["kernel"].at[..., 4:].add(0.01), "bias": params["conv1"]["bias"]}}
+    changed = params | {
+        "conv1": {"kernel": params["conv1"]["kernel"].at[..., 4:].add(0.01), "bias": params["conv1"]["bias"]}
+    }
     features = alexnet.features(model, mesh)
     if mesh:
         params, changed = alexnet.shard(params, model, mesh), alexnet.shard(changed, model, mesh)

@@ -70,7 +70,9 @@ def test_lrn_is_the_formula_and_stays_in_its_column(norm: ResponseNorm, columns:
         y = layers.lrn(jnp.asarray(x), norm, columns)
         np.testing.assert_allclose(y, slow_lrn(x, norm, columns), rtol=1e-12)
         expected = numeric_gradient(lambda x: slow_lrn(x, norm, columns), x, g)
-        np.testing.assert_allclose(gradient(lambda x: layers.lrn(x, norm, columns), x, g), expected, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(
+            gradient(lambda x: layers.lrn(x, norm, columns), x, g), expected, rtol=1e-6, atol=1e-9
+        )
 
 
 def test_lrn_by_hand() -> None:

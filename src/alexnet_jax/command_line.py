@@ -46,10 +46,22 @@ def parse(kind: type[Options], default: Options | None = None, arguments: list[s
     except SystemExit as end:
         if end.code == 0:
             raise
-        # Out of its frame, and without the pointer to --help.
-        lines = [line.strip(" │") for line in message.getvalue().splitlines() if not re.match(r"^[╭╰]", line)]
-        sentence = " ".join(line for line in lines if line and not set(line) <= {"─"})
-        raise BadInput(sentence.partition(" For full helptext")[0] + "; see --help") from None
+        raise BadInput(f"{_sentence(message.getvalue())}; see --help") from None
+
+
+def _sentence(message: str) -> str:
+    """What tyro says in a frame, without the frame and the help."""
+    sections = [""]
+    for line in message.splitlines():
+        if re.match(r"[╭╰]|[\s│]*[─-]{10}", line):
+            sections.append("")
+        else:
+            sections[-1] += " " + line.strip(" │")
+    said = [" ".join(section.split()) for section in sections if section.strip()]
+    if not message.startswith("╭"):  # where the terminal has no frames, the title is a section of its own
+        said = said[1:]
+    meant = re.search(r"Perhaps you meant: (--\S+)", " ".join(said))
+    return said[0].rstrip(".") + (f"; perhaps you meant {meant[1]}" if meant else "")
 
 
 def named_config(name: str) -> Config:
@@ -72,10 +84,8 @@ def make_cpu_devices() -> None:
 
     Must come before the first use of a device; JAX_NUM_CPU_DEVICES and XLA_FLAGS have the last word.
     """
-    asked = jax.config.read("jax_num_cpu_devices") >= 0 or "host_platform_device_count" in os.environ.get(
-        "XLA_FLAGS", ""
-    )
-    if not asked:
+    asked: int = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]
+    if asked < 0 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", 2)
 
 

@@ -58,12 +58,14 @@ class Options:
 
 
 def parse_options() -> tuple[Options, Config]:
+    """The options, with the values of the preset that is named first as their defaults."""
     arguments = sys.argv[1:]
-    # Read once for the name of the preset, and again with that preset's values as the defaults.
-    asked = command_line.parse(Options, arguments=[word for word in arguments if word not in ("-h", "--help")])
-    base = command_line.named_config(asked.config)
-    default = Options(seed=base.seed, model=base.model, optim=base.optim, data=base.data)
+    name = arguments[0] if arguments and not arguments[0].startswith("-") else Options.config
+    base = command_line.named_config(name)
+    default = Options(name, seed=base.seed, model=base.model, optim=base.optim, data=base.data)
     options = command_line.parse(Options, default, arguments)
+    if options.config != name:
+        raise BadInput(f"give the preset or file first: python -m alexnet_jax.train {options.config} ...")
     config = replace(base, seed=options.seed, model=options.model, optim=options.optim, data=options.data)
     return options, config
 

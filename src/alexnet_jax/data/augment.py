@@ -94,8 +94,8 @@ def _add_colour_noise(crop_hwC: Array, key: Array, statistics: Statistics, noisy
     if data.colour_noise == "stdev":
         # convdata.py: a tenth of each component's standard deviation, and the picture shrunk by 1 + 1/10.
         shift_C = statistics.component_CC @ (alpha_C * statistics.stdev_C)
-        return (crop_hwC + 0.1 * noisy * shift_C) / (1 + 0.1 * noisy)
+        return (crop_hwC + 0.1 * noisy * shift_C.reshape(1, 1, -1)) / (1 + 0.1 * noisy)
     # Section 4.1 as printed: alpha times the eigenvalue. It makes sense for pixels from 0 to 1 only: on a scale
     # of 0 to 255 a standard deviation of alpha would be over a thousand grey levels.
     shift_C = statistics.component_CC @ (0.1 * alpha_C * jnp.square(statistics.stdev_C / 255)) * 255
-    return crop_hwC + noisy * shift_C
+    return crop_hwC + noisy * shift_C.reshape(1, 1, -1)

@@ -103,6 +103,9 @@ class Records:
 
     @cached_property
     def _kept(self) -> dict[str, dict[str, np.ndarray]]:
+        for name, file in self.meta["files"].items():  # so small a set is checked in no time
+            if _sha256(self.directory / name) != file["sha256"]:
+                raise BadInput(f"{self.directory / name} is damaged, its checksum is another; prepare the data again")
         return {split: self._read(split, np.arange(self.examples(split))) for split in self.meta["splits"]}
 
     @cached_property
@@ -117,13 +120,21 @@ class Records:
         return ThreadPoolExecutor(4, "decode")  # decoding lets go of Python's lock
 
     def _read(self, split: str, indices: np.ndarray) -> dict[str, np.ndarray]:
-        records = self._sources[split].__getitems__([int(index) for index in indices])
-        examples = [msgpack.unpackb(record) for record in records]
-        images = self._threads.map(decode, (example["image"] for example in examples))
+        try:
+            records = self._sources[split].__getitems__([int(index) for index in indices])
+            examples = [msgpack.unpackb(record) for record in records]
+            images = list(self._threads.map(decode, (example["image"] for example in examples)))
+        except (OSError, RuntimeError, ValueError) as error:  # what ArrayRecord, msgpack and Pillow raise
+            raise BadInput(f"a record of {self.directory}/{split}-* cannot be read: {error}") from error
         return {
-            "image": np.stack(list(images)) if examples else np.zeros((0, *self.image_shape), np.uint8),
+            "image": np.stack(images),
             "label": np.array([example["label"] for example in examples], np.int32),
         }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def decode(encoded: bytes) -> np.ndarray:
@@ -182,8 +193,7 @@ def write(
         "splits": about,
         "colour": {"stdevs": stdevs.tolist(), "components": components.tolist()},
         "files": {
-            path.name: {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-            for path in sorted(unfinished.iterdir())
+            path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(unfinished.iterdir())
         },
     }
     (unfinished / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")

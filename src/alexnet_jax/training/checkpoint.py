@@ -51,7 +51,7 @@ class Checkpoint:
 
     def statistics(self) -> dict[str, Any]:
         """What was measured over the pictures it was trained on, as `Writer` was given it."""
-        return self._restore("statistics", ocp.args.StandardRestore())
+        return self._restore("statistics")
 
     def _parameter_like(self, item: str, mesh: Mesh | None) -> Any:
         shapes = jax.eval_shape(lambda key: alexnet.init(self.config.model, key), jax.random.key(0))
@@ -62,14 +62,12 @@ class Checkpoint:
             columns.columns_here(self.config.model, mesh)
             layout = columns.shardings(shapes, mesh)
         target = jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, layout)
-        return self._restore(item, ocp.args.StandardRestore(target))
+        return self._restore(item, target)
 
-    def _restore(self, item: str, how: Any) -> Any:
+    def _restore(self, item: str, target: Any = None) -> Any:
         try:
-            with ocp.CheckpointManager(
-                self.path.parent, options=ocp.CheckpointManagerOptions(read_only=True)
-            ) as manager:
-                return manager.restore(self.step, args=ocp.args.Composite(**{item: how}))[item]
+            with ocp.StandardCheckpointer() as reader:
+                return reader.restore(self.path / item, target)
         except Exception as error:  # whatever Orbax and TensorStore make of a damaged file
             raise BadInput(_damaged(self.path, error)) from error
 

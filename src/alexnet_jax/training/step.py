@@ -53,7 +53,7 @@ def make_train_step(
         metrics = {
             "loss": mean_loss,
             "top1_error": jnp.mean(jnp.argmax(logits_BK, axis=-1) != label_B),
-            "update_norm": optax.global_norm(velocity),  # finite only if the new parameters are
+            "update_norm": optax.tree.norm(velocity),  # finite only if the new parameters are
         }
         return State(state.step + 1, params, velocity), metrics
 

@@ -1,0 +1,117 @@
+"""Crops, reflections, means and colour noise against plain slicing in NumPy."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alexnet_jax import make_mesh
+from alexnet_jax.config import DataConfig
+from alexnet_jax.data import augment
+from alexnet_jax.networks import columns
+
+KEY = jax.random.key(7)
+QUIET = DataConfig(colour_noise="none")
+
+
+def pictures(count: int = 8, side: int = 10, channels: int = 3) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, side, side, channels), np.uint8)
+
+
+def statistics(side: int = 10, channels: int = 3) -> augment.Statistics:
+    rng = np.random.default_rng(1)
+    components = np.linalg.qr(rng.normal(size=(channels, channels)))[0].astype(np.float32)
+    mean = rng.uniform(0, 255, (side, side, channels)).astype(np.float32)
+    return augment.Statistics(mean, np.array([19.7, 37.1, 121.8], np.float32)[:channels], components)
+
+
+def views(data: DataConfig, images: np.ndarray, size: int = 7, noise: float = 1.0) -> np.ndarray:
+    view = partial(augment.training_view, data=data, size=size)
+    return np.asarray(view(images, jnp.arange(len(images)), KEY, statistics(images.shape[1]), noise))
+
+
+def all_crops(picture: np.ndarray, size: int) -> dict[tuple[int, int, bool], np.ndarray]:
+    rooms = range(picture.shape[0] - size + 1)
+    crops = {(top, left, False): picture[top : top + size, left : left + size] for top in rooms for left in rooms}
+    return crops | {(top, left, True): crop[:, ::-1] for (top, left, _), crop in crops.items()}
+
+
+def where(view: np.ndarray, candidates: dict[tuple[int, int, bool], np.ndarray]) -> tuple[int, int, bool]:
+    found = [at for at, crop in candidates.items() if np.allclose(crop, view, atol=1e-3)]
+    assert len(found) == 1
+    return found[0]
+
+
+@pytest.mark.parametrize("pad", [0, 2])
+def test_each_view_is_a_crop_of_the_padded_picture_minus_its_own_mean(pad: int) -> None:
+    images, mean = pictures(64), statistics().mean_HWC
+    centred = np.pad(images - mean, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    places = [
+        where(view, all_crops(picture, 7))
+        for view, picture in zip(views(DataConfig(pad=pad, colour_noise="none"), images), centred, strict=True)
+    ]
+    room = 3 + 2 * pad
+    assert {place[0] for place in places} == set(range(room + 1)), "every row must be reachable, the last one too"
+    assert {place[1] for place in places} == set(range(room + 1))
+    assert 16 < sum(place[2] for place in places) < 48
+
+
+def test_the_2012_code_subtracts_the_central_mean_wherever_the_crop_is() -> None:
+    images, mean = pictures(16), np.asarray(statistics().mean_HWC)[1:8, 1:8]
+    for view, picture in zip(views(DataConfig(mean="centre", colour_noise="none"), images), images, strict=True):
+        where(view, {at: crop - mean for at, crop in all_crops(picture.astype(np.float32), 7).items()})
+
+
+def test_pictures_of_a_run_share_crop_and_flip() -> None:
+    same = np.repeat(pictures(1), 12, axis=0)
+    one = views(DataConfig(crop_run=4, colour_noise="none"), same)
+    assert [np.array_equal(one[i], one[i + 1]) for i in range(11)].count(True) >= 9
+    assert all(np.array_equal(one[i], one[i - i % 4]) for i in range(12))
+    assert not np.array_equal(one[0], one[4])
+
+
+def test_switched_off_the_view_is_the_centre() -> None:
+    images = pictures()
+    plain = views(DataConfig(crop=False, flip=False, colour_noise="none"), images)
+    np.testing.assert_allclose(plain, (images - statistics().mean_HWC)[:, 1:8, 1:8], atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["stdev", "eigenvalue"])
+def test_colour_noise_lies_along_the_components_with_their_spread(kind: str) -> None:
+    """stdev: 0.1 x standard deviation, shrunk by 1.1; eigenvalue: 0.1 x variance, for pixels from 0 to 1."""
+    images = np.repeat(pictures(1), 4000, axis=0)
+    fixed = {"crop": False, "flip": False}
+    noisy = views(DataConfig(colour_noise=kind, **fixed), images)
+    clean = views(DataConfig(colour_noise="none", **fixed), images[:1])
+    shrink = 1.1 if kind == "stdev" else 1.0
+    shift = noisy * shrink - clean
+    np.testing.assert_allclose(shift, np.broadcast_to(shift[:, :1, :1], shift.shape), atol=1e-2)
+    along = shift[:, 0, 0] @ np.asarray(statistics().component_CC)
+    stdev = np.asarray(statistics().stdev_C)
+    expected = 0.1 * stdev if kind == "stdev" else 0.1 * (stdev / 255) ** 2 * 255
+    np.testing.assert_allclose(along.std(axis=0), expected, rtol=0.05)
+    np.testing.assert_allclose(along.mean(axis=0), 0, atol=4 * expected.max() / np.sqrt(4000))
+    quiet = views(DataConfig(colour_noise=kind, **fixed), images[:2], noise=0.0)
+    np.testing.assert_allclose(quiet, np.broadcast_to(clean, quiet.shape), atol=1e-3)
+
+
+def test_the_ten_views_are_centre_corners_and_their_reflections() -> None:
+    images, mean = pictures(), statistics().mean_HWC
+    centred = images - mean
+    for n in range(augment.VIEWS):
+        top, left = [(1, 1), (0, 0), (0, 3), (3, 0), (3, 3)][n % 5]
+        expected = centred[:, top : top + 7, left : left + 7]
+        view = augment.test_view(images, jnp.int32(n), statistics(), data=QUIET, size=7)
+        np.testing.assert_allclose(view, expected[:, :, ::-1] if n >= 5 else expected, atol=1e-3)
+
+
+def test_a_picture_gets_the_same_view_on_any_layout() -> None:
+    images, data = pictures(), DataConfig(colour_noise="stdev")
+
+    def per_device(images: jax.Array, index: jax.Array, key: jax.Array) -> jax.Array:
+        return augment.training_view(images, index, key, statistics(), jnp.float32(1), data=data, size=7)
+
+    there = jax.jit(columns.on_pictures(per_device, make_mesh(4, 1)))(images, KEY)
+    np.testing.assert_allclose(there, views(data, images), atol=1e-3)

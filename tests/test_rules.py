@@ -1,0 +1,55 @@
+"""The house: imports run one way, collectives stand in one file, importing does nothing."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import alexnet_jax
+
+SOURCE = Path(alexnet_jax.__file__).parent
+FILES = [path for path in sorted(SOURCE.rglob("*.py")) if path.name != "__init__.py"]
+MAY_IMPORT = {
+    "config": set(),
+    "presets": {"config"},
+    "networks": {"config", "networks"},
+    "data": {"config", "data"},
+    "training": {"config", "networks", "training"},
+}
+
+
+def room(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def rooms_imported(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("alexnet_jax"):
+            parts = (node.module or "").split(".")[1:]
+            found |= {parts[0]} if parts else {alias.name for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if room(path) in MAY_IMPORT], ids=lambda path: path.stem)
+def test_imports_run_one_way(path: Path) -> None:
+    assert rooms_imported(path) <= MAY_IMPORT[room(path)]
+
+
+def test_collectives_stand_in_one_file() -> None:
+    pattern = r"\b(psum|pmean|pmax|all_gather|psum_scatter|ppermute|all_to_all|pcast|axis_index|shard_map)\("
+    assert [path.stem for path in FILES if re.search(pattern, path.read_text())] == ["columns"]
+
+
+def test_importing_touches_no_device() -> None:
+    code = "import alexnet_jax, jax._src.xla_bridge as bridge; assert not bridge._backends; print('none')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "none\n", done.stderr
+
+
+def test_the_functional_api_is_the_promised_names() -> None:
+    assert alexnet_jax.__all__ == ["features", "forward", "init", "load", "make_mesh", "preset", "shard"]
+    assert all(getattr(alexnet_jax, name).__doc__ for name in alexnet_jax.__all__)

@@ -1,0 +1,134 @@
+"""The update rule, the schedules and the step."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import alexnet_jax as alexnet
+from alexnet_jax import presets
+from alexnet_jax.config import Config, LayerRates, OptimConfig, Schedule
+from alexnet_jax.training.optimiser import Rates, rates, sgd
+from alexnet_jax.training.progress import Plateau, Progress
+from alexnet_jax.training.step import make_error_sums, make_train_step, new_state
+
+
+def tree(value: float) -> dict[str, dict[str, jax.Array]]:
+    return {layer: {"kernel": jnp.full((1,), value), "bias": jnp.full((1,), value)} for layer in ("conv1", "fc8")}
+
+
+def test_three_updates_across_a_rate_drop_equal_arithmetic_by_hand() -> None:
+    """v <- 0.9 v - 0.0005 e w - e g;  w <- w + v, the rate inside the velocity; no decay of biases, twice the rate."""
+    config = OptimConfig(decay_biases=False)
+    params, velocity = tree(1.0), tree(0.0)
+    expected = {"kernel": (1.0, 0.0), "bias": (1.0, 0.0)}
+    for rate, g in ((0.1, 1.0), (0.1, -0.5), (0.01, 2.0)):
+        params, velocity = sgd(config, params, velocity, tree(g), Rates(rate, 2 * rate, 1.0))
+        w, v = expected["kernel"]
+        v = 0.9 * v - 0.0005 * rate * w - rate * g
+        expected["kernel"] = w + v, v
+        w, v = expected["bias"]
+        v = 0.9 * v - 2 * rate * g
+        expected["bias"] = w + v, v
+    assert expected["bias"] == pytest.approx((0.608, -0.112))  # worked out on paper
+    for kind, (w, v) in expected.items():
+        assert float(params["fc8"][kind][0]) == pytest.approx(w, rel=1e-6)
+        assert float(velocity["fc8"][kind][0]) == pytest.approx(v, rel=1e-6)
+
+
+def test_a_layer_without_a_rate_stands_still_momentum_and_all() -> None:
+    config = OptimConfig(layer_rates=LayerRates(fc8=0.5))
+    params, velocity = sgd(config, tree(1.0), tree(0.3), tree(1.0), Rates(0.1, 0.1, 0.0))
+    assert float(params["conv1"]["kernel"][0]) == float(params["conv1"]["bias"][0]) == 1.0
+    assert float(velocity["conv1"]["kernel"][0]) == 0.0
+    assert float(velocity["fc8"]["kernel"][0]) == pytest.approx(0.27 - 0.05 * (1 + 0.0005))
+
+
+def schedule_of(config: OptimConfig, epochs: list[float]) -> list[tuple[float, float]]:
+    return [(rate.weights, rate.biases) for rate in (rates(config, epoch, Progress()) for epoch in epochs)]
+
+
+def test_the_staircase_is_that_of_run_170() -> None:
+    optim = presets.preset("cuda_convnet").optim
+    levels = [(0.01, 0.02), (0.0015874, 0.02), (0.00025198, 0.002), (4e-5, 0.002), (4e-5, 0.002)]
+    for found, expected in zip(schedule_of(optim, [0, 22.5, 45, 67.5, 120]), levels, strict=True):
+        assert found == pytest.approx(expected, rel=1e-4)
+    assert schedule_of(optim, [22.49])[0][0] == 0.01
+    assert [rates(optim, epoch, Progress()).conv1 for epoch in (73.99, 74)] == [1.0, 0.0]
+
+
+def test_steps_and_constant() -> None:
+    steps = OptimConfig(rate=1.0, schedule=Schedule("steps", epochs=(2, 5)), bias_schedule=Schedule("constant"))
+    found = schedule_of(steps, [0, 1.99, 2, 4.9, 5, 80])
+    assert [weights for weights, _ in found] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+    assert {biases for _, biases in found} == {1.0}
+
+
+def test_the_plateau_rule_drops_when_the_error_stops_falling_and_three_times_at_most() -> None:
+    schedule, plateau, drops = Schedule("plateau", patience=2), Plateau(), []
+    for error in (0.9, 0.8, 0.8, 0.85, 0.79, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8):
+        plateau.see(error, schedule)
+        drops.append(plateau.drops)
+    assert drops == [0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 3, 3, 3]
+    optim = OptimConfig(rate=1.0, schedule=schedule, bias_schedule=Schedule("constant"))
+    assert rates(optim, 50, Progress(weights=plateau)).weights == pytest.approx(1e-3)
+    again = Progress.from_json(Progress(weights=plateau, window={"loss": 0.1}).to_json())
+    assert again == Progress(weights=plateau, window={"loss": 0.1})
+
+
+def trainer(config: Config) -> Any:
+    forward = alexnet.forward(config.model)
+    return make_train_step(forward, lambda images, key, noise: images.astype(jnp.float32) - 127, config.optim)
+
+
+def test_a_small_network_learns_eight_pictures_by_heart_and_compiles_once(tiny: Config) -> None:
+    config = replace(tiny, model=replace(tiny.model, dropout=0.0))
+    step = trainer(config)
+    images = np.random.default_rng(0).integers(0, 256, (8, 28, 28, 1), np.uint8)
+    label = np.arange(8) % 3
+    state = new_state(alexnet.init(config.model, jax.random.key(0)))
+    losses = []
+    for _ in range(120):
+        state, metrics = step(state, images, label, jax.random.key(1), Rates(0.01, 0.01, 1.0), 0.0)
+        losses.append(float(metrics["loss"]))
+    assert losses[0] > 0.9
+    assert losses[-1] < 0.02
+    assert float(metrics["top1_error"]) == 0
+    assert int(state.step) == 120
+    assert step._cache_size() == 1
+
+
+def test_a_step_is_a_function_of_its_number_and_the_key(tiny: Config) -> None:
+    """Dropout differs from step to step and from key to key, and is the same for the same two."""
+    step, params = trainer(tiny), alexnet.init(tiny.model, jax.random.key(0))
+    images = np.random.default_rng(0).integers(0, 256, (8, 28, 28, 1), np.uint8)
+
+    def loss(number: int, seed: int) -> float:
+        fresh = jax.tree.map(jnp.copy, new_state(params)._replace(step=jnp.int32(number)))
+        return float(step(fresh, images, np.arange(8) % 3, jax.random.key(seed), Rates(0.1, 0.1, 1.0), 0.0)[1]["loss"])
+
+    assert loss(0, 1) == loss(0, 1)
+    assert len({loss(0, 1), loss(1, 1), loss(0, 2)}) == 3
+
+
+def test_errors_average_probabilities_over_crops_and_leave_padding_out() -> None:
+    """Seven classes; the second view changes the verdict on picture 1 by its larger certainty."""
+    logits = np.zeros((2, 4, 7), np.float32)
+    logits[0, 0, 3] = 5  # right
+    logits[0, 1, 2], logits[1, 1, 4] = 1, 9  # wrong, then right
+    logits[:, 2] = -np.arange(7)  # the right one is fifth
+    logits[:, 3] = -np.arange(7)  # padding
+    label, weight = np.array([3, 4, 4, 6]), np.array([1, 1, 1, 0], np.float32)
+    sums = make_error_sums(lambda params, view: view, lambda images, n: jnp.asarray(logits)[n])
+    one = sums(None, np.zeros(4), label, weight, 1)
+    two = sums(None, np.zeros(4), label, weight, 2)
+    assert (float(one["top1_error"]), float(one["top5_error"]), float(one["examples"])) == (2, 0, 3)
+    assert (float(two["top1_error"]), float(two["top5_error"]), float(two["examples"])) == (1, 0, 3)
+    probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    expected = -np.log(probabilities.mean(axis=0)[np.arange(3), label[:3]]).sum()
+    assert float(two["loss"]) == pytest.approx(expected, rel=1e-5)
+    last = sums(None, np.zeros(4), np.array([3, 4, 6, 6]), weight, 1)
+    assert float(last["top5_error"]) == 1
