@@ -4,7 +4,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,51 +41,60 @@ def relative(a: Any, b: Any) -> float:
     )
 
 
+class Side(NamedTuple):
+    """The network with fresh parameters, compiled on one layout."""
+
+    params: Any
+    both: Callable[..., Any]
+    forward: Callable[..., jax.Array]
+
+
+@pytest.fixture(scope="module")
+def sides(tiny: Config) -> Callable[[tuple[int, int] | None], Side]:
+    """A layout's Side, made once."""
+    return cache(partial(make_side, tiny))
+
+
+def make_side(config: Config, layout: tuple[int, int] | None) -> Side:
+    model, mesh = config.model, layout and alexnet.make_mesh(*layout)
+    params, forward = alexnet.init(model, jax.random.key(0)), alexnet.forward(model, mesh)
+    return Side(alexnet.shard(params, model, mesh) if mesh else params, loss_and_gradient(forward), forward)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_gives_the_same_loss_and_gradient_with_dropout(
-    tiny: Config, images: np.ndarray, layout: tuple[int, int]
+    sides: Callable[..., Side], images: np.ndarray, layout: tuple[int, int]
 ) -> None:
-    model, key, mesh = tiny.model, jax.random.key(2), alexnet.make_mesh(*layout)
-    params = alexnet.init(model, jax.random.key(0))
-    loss, gradient = loss_and_gradient(alexnet.forward(model))(params, images, key)
-    spread = alexnet.shard(params, model, mesh)
-    loss_there, gradient_there = loss_and_gradient(alexnet.forward(model, mesh))(spread, images, key)
+    key, here, there = jax.random.key(2), sides(None), sides(layout)
+    loss, gradient = here.both(here.params, images, key)
+    loss_there, gradient_there = there.both(there.params, images, key)
     assert float(loss) == pytest.approx(float(loss_there), rel=1e-5)
     assert relative(gradient, gradient_there) < 1e-3
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_agrees_to_nine_digits_in_float64(
-    tiny: Config, images: np.ndarray, layout: tuple[int, int]
+def test_every_layout_agrees_to_nine_digits_in_float64_and_the_gradient_is_the_slope(
+    tiny: Config, images: np.ndarray
 ) -> None:
-    model, mesh = tiny.model, alexnet.make_mesh(*layout)
+    """The slope of the loss along a random direction, by differences: gradients neither halved nor doubled."""
     with jax.enable_x64(True):
         key, wide = jax.random.key(2), images.astype(np.float64)
-        params = jax.tree.map(lambda x: x.astype(jnp.float64), alexnet.init(model, jax.random.key(0)))
-        loss, gradient = loss_and_gradient(alexnet.forward(model))(params, wide, key)
-        spread = alexnet.shard(params, model, mesh)
-        loss_there, gradient_there = loss_and_gradient(alexnet.forward(model, mesh))(spread, wide, key)
+        sides = cache(partial(make_side, tiny))
+        params = {layout: to_float64(sides(layout).params) for layout in (None, *LAYOUTS)}
+        loss, gradient = sides(None).both(params[None], wide, key)
         assert loss.dtype == jnp.float64
-        assert float(loss) == pytest.approx(float(loss_there), rel=1e-9)
-        assert relative(gradient, gradient_there) < 1e-9
+        for layout in LAYOUTS:
+            loss_there, gradient_there = sides(layout).both(params[layout], wide, key)
+            assert float(loss) == pytest.approx(float(loss_there), rel=1e-9)
+            assert relative(gradient, gradient_there) < 1e-9
+        direction = jax.tree.map(lambda x: jax.random.normal(key, x.shape, jnp.float64), params[None])
+        ends = [jax.tree.map(lambda x, d, t=t: x + t * d, params[None], direction) for t in (1e-7, -1e-7)]
+        above, below = (float(sides(None).both(end, wide, key)[0]) for end in ends)
+        products = jax.tree.map(lambda g, d: np.vdot(g, d), gradient, direction)
+        assert sum(jax.tree.leaves(products)) == pytest.approx((above - below) / 2e-7, rel=1e-4)
 
 
-def test_the_gradient_is_the_slope_of_the_loss(tiny: Config, images: np.ndarray) -> None:
-    """On the mesh, along a random direction: neither halved nor doubled."""
-    model, mesh = tiny.model, alexnet.make_mesh(2, 2)
-    with jax.enable_x64(True):
-        key = jax.random.key(2)
-        params = jax.tree.map(lambda x: x.astype(jnp.float64), alexnet.init(model, jax.random.key(0)))
-        direction = jax.tree.map(lambda x: jax.random.normal(key, x.shape, jnp.float64), params)
-        there = loss_and_gradient(alexnet.forward(model, mesh))
-        at = lambda t: jax.tree.map(lambda x, d: x + t * d, params, direction)  # noqa: E731
-        gradient = there(alexnet.shard(params, model, mesh), images.astype(np.float64), key)[1]
-        products = jax.tree.map(lambda g, d: np.vdot(g, d), jax.device_get(gradient), jax.device_get(direction))
-        slope = sum(
-            sign * float(there(alexnet.shard(at(sign * 1e-7), model, mesh), images.astype(np.float64), key)[0])
-            for sign in (1, -1)
-        )
-        assert sum(jax.tree.leaves(products)) == pytest.approx(slope / 2e-7, rel=1e-4)
+def to_float64(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x.astype(jnp.float64), tree)
 
 
 def collectives(compiled: str) -> Counter[str]:
@@ -98,18 +108,16 @@ def collectives(compiled: str) -> Counter[str]:
     )
 
 
-def test_the_columns_talk_as_often_as_in_2012(tiny: Config, images: np.ndarray) -> None:
+def test_the_columns_talk_as_often_as_in_2012(sides: Callable[..., Side], images: np.ndarray) -> None:
     """Forward: three gathers (conv3, fc6, fc7) and the sum of the logits; backward: three scatters. Nothing else.
 
     Left out of the count: sums over the data axis, which has one device here.
     """
-    model, mesh, key = tiny.model, alexnet.make_mesh(1, 2), jax.random.key(0)
-    params = alexnet.shard(alexnet.init(model, key), model, mesh)
-    forward = alexnet.forward(model, mesh)
-    there = collectives(jax.jit(forward).lower(params, images).compile().as_text())
-    assert there == {"all-gather": 3, "all-reduce": 1}
-    both = collectives(loss_and_gradient(forward).lower(params, images, key).compile().as_text())
-    assert both == {"all-gather": 3, "all-reduce": 1, "reduce-scatter": 3}
+    there = sides((1, 2))
+    forward = there.forward.lower(there.params, images).compile().as_text()  # type: ignore[attr-defined]
+    assert collectives(forward) == {"all-gather": 3, "all-reduce": 1}
+    both = there.both.lower(there.params, images, jax.random.key(0)).compile().as_text()  # type: ignore[attr-defined]
+    assert collectives(both) == {"all-gather": 3, "all-reduce": 1, "reduce-scatter": 3}
 
 
 def equations(jaxpr: Any) -> Iterator[Any]:

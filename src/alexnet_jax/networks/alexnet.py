@@ -185,7 +185,10 @@ def features(model: ModelConfig, mesh: Mesh | None = None) -> Callable[[Params, 
     conv1 to conv5 with bias (and activation, where it follows at once), norm1, norm2, pool1, pool2, pool5 [B, H, W, C];
     fc6, fc7 after their activation [B, C]; fc8, the logits [B, K]. Images as for `forward`.
     """
-    specs = {name: P(columns.DATA, *[None] * (act.ndim - 2), columns.COLUMN) for name, act in _shapes(model).items()}
+    specs = {
+        name: P(columns.DATA, *[None] * (act.ndim - 2), columns.COLUMN)
+        for name, act in activation_shapes(model).items()
+    }
     apply = _apply(model, mesh, lambda acts: acts, specs | {"fc8": P(columns.DATA)})
     return jax.jit(lambda params, images: apply(params, images))
 
@@ -205,7 +208,7 @@ class Row(NamedTuple):
 def describe(model: ModelConfig) -> list[Row]:
     """The eight layers, from the shapes they really have."""
     params = jax.eval_shape(partial(init, model), jax.random.key(0))
-    acts = _shapes(model)
+    acts = activation_shapes(model)
     everything = ("conv3", "fc6", "fc7", "fc8") if model.columns_meet else ("fc8",)
     rows = []
     for layer in params:
@@ -217,7 +220,7 @@ def describe(model: ModelConfig) -> list[Row]:
     return rows
 
 
-def _shapes(model: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
+def activation_shapes(model: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """Of every activation, for one picture."""
     picture = jnp.zeros((1, model.image_size, model.image_size, model.channels))
     network = AlexNet(model, model.columns)

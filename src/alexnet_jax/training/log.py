@@ -92,7 +92,7 @@ class Watch:
         self._window, self._log, self._bar = window, log, bar
         self._batch, self._examples, self._log_every = batch, examples, log_every
         self._pending: tuple[int, Any, float] | None = None
-        self._speed = math.nan
+        self._shown = "compiling"
         self._restart()
 
     def _restart(self) -> None:
@@ -123,18 +123,19 @@ class Watch:
         self._steps += 1
         for name, value in (figures | {"steps": 1}).items():
             self._window[name] = self._window.get(name, 0.0) + value
+        self._bar.show(done, self._shown)
         if done % self._log_every:
             return
         means = {name: self._window[name] / self._window["steps"] for name in ("loss", "top1_error")}
-        self._speed = self._steps * self._batch / (time.perf_counter() - self._since)
+        speed = self._steps * self._batch / (time.perf_counter() - self._since)
         self._log.write(
             done,
             epoch=self._epoch(done),
             **{f"train/{name}": value for name, value in means.items()},
             learning_rate=rate,
-            images_per_second=self._speed,
+            images_per_second=speed,
         )
-        self._bar.show(done, f"{self._speed:.0f} images/s  loss {means['loss']:.3f}  error {means['top1_error']:.3f}")
+        self._shown = f"{speed:.0f} images/s  loss {means['loss']:.3f}  error {means['top1_error']:.3f}"
         self._window.clear()
         self._restart()
 
