@@ -1,0 +1,13 @@
+"""No random crops and no reflections (section 4.1): data.crop, data.flip.
+
+    python -m alexnet_jax.train experiments/no_augmentation.py
+
+Claim: the network overfits substantially, which would force a much smaller one.
+"""
+
+from dataclasses import replace
+
+from alexnet_jax import preset
+
+BASE = preset("fashion")
+CONFIG = replace(BASE, data=replace(BASE.data, crop=False, flip=False))
