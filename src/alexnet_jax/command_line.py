@@ -28,6 +28,11 @@ def main(command: Callable[[], None]) -> None:
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(2)
 
 
 def parse(kind: type[Options], default: Options | None = None, arguments: list[str] | None = None) -> Options:
@@ -73,7 +78,10 @@ def named_config(name: str) -> Config:
             raise BadInput(f"{error}; or give a file ending in .py") from None
     if not Path(name).is_file():
         raise BadInput(f"there is no file {name}")
-    config = runpy.run_path(name).get("CONFIG")
+    try:
+        config = runpy.run_path(name).get("CONFIG")
+    except Exception as error:  # whatever the user's file raises
+        raise BadInput(f"{name} cannot be run: {type(error).__name__}: {error}") from error
     if not isinstance(config, Config):
         raise BadInput(f"{name} does not define CONFIG, an alexnet_jax Config")
     return config

@@ -36,6 +36,13 @@ class Conv:
     then: tuple[Follow, ...] = ("activation",)
     """what follows: activation, norm (LRN), map_norm (cuda-convnet's same-map norm), pool"""
 
+    def __post_init__(self) -> None:
+        if min(self.size, self.stride) < 1 or min(self.padding) < 0:
+            raise BadInput(
+                f"a convolution has size {self.size}, stride {self.stride} and padding {self.padding}; "
+                f"size and stride are at least 1, padding at least 0"
+            )
+
 
 @dataclass(frozen=True)
 class Dense:
@@ -70,6 +77,12 @@ class ResponseNorm:
     n: int = 5
     alpha: float = 1e-4
     beta: float = 0.75
+
+    def __post_init__(self) -> None:
+        if self.n < 1 or self.k <= 0 or self.alpha < 0:
+            raise BadInput(
+                f"a response norm has k {self.k:g}, n {self.n}, alpha {self.alpha:g}; k > 0, n >= 1, alpha >= 0"
+            )
 
 
 @dataclass(frozen=True)
@@ -166,6 +179,13 @@ class Schedule:
     """plateau: epochs without a lower validation top-1 error before a drop"""
     drops: int = 3
     """plateau: how often the rate may drop"""
+
+    def __post_init__(self) -> None:
+        if self.factor <= 0 or min(self.stairs, self.patience) < 1:
+            raise BadInput(
+                f"a schedule has factor {self.factor:g}, {self.stairs} stairs and patience {self.patience}; "
+                f"the factor is more than 0, the others at least 1"
+            )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """python -m alexnet_jax.train [PRESET or FILE.py]: trains a network, or goes on where it was interrupted."""
 
 import math
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -66,6 +67,8 @@ def parse_options() -> tuple[Options, Config]:
     options = command_line.parse(Options, default, arguments)
     if options.config != name:
         raise BadInput(f"give the preset or file first: python -m alexnet_jax.train {options.config} ...")
+    if (options.steps is not None and options.steps < 1) or options.log_every < 1 or options.save_minutes < 0:
+        raise BadInput("--steps and --log-every are at least 1, --save-minutes at least 0")
     config = replace(base, seed=options.seed, model=options.model, optim=options.optim, data=options.data)
     return options, config
 
@@ -149,6 +152,15 @@ def about(records: Records) -> dict[str, Any]:
     }
 
 
+def peak_memory() -> str:
+    """The most memory that was in use so far."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats:
+        return f"{stats['peak_bytes_in_use'] / 2**30:.1f} GiB on a device"
+    unit = 1 if sys.platform == "darwin" else 1024
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30:.1f} GiB on the host"
+
+
 class Signals:
     """Lets a step end before an interrupt or a request to terminate ends the run; a second one does not wait."""
 
@@ -181,7 +193,7 @@ def train() -> None:
     resumed = open_run(run, config, records.fingerprint)
     console.print(network_table(config.model))
     for name, (before, now) in diff(preset(config.preset), config).items():
-        console.print(f"{name}: {before} -> {now}", style="yellow")
+        console.print(f"{name}: {before} -> {now}", style="yellow", soft_wrap=True)
 
     # How far it goes. An epoch shows every picture once; its border may lie inside a batch.
     batch, examples = config.optim.batch, records.examples(TRAIN)
@@ -189,7 +201,8 @@ def train() -> None:
     first, last = resumed.step if resumed else 0, min(whole, options.steps or whole)
     console.print(
         f"{config.preset} on {examples} pictures of {records.directory}, {mesh.shape[columns.DATA]} x "
-        f"{mesh.shape[columns.COLUMN]} devices ({jax.default_backend()}), {run}: step {first} to {last} of {whole}"
+        f"{mesh.shape[columns.COLUMN]} devices ({jax.default_backend()}), {run}: step {first} to {last} of {whole}",
+        soft_wrap=True,
     )
     if first >= last:
         console.print("Nothing is left to do.")
@@ -243,8 +256,11 @@ def train() -> None:
                 writer.save_latest(state, done, progress.to_json())
             if signals.stop:
                 break
+    console.print(f"Peak memory: {peak_memory()}.")
     if signals.stop:
-        console.print(f"Interrupted at step {done}, which is saved; the same command goes on from there.")
+        console.print(
+            f"Interrupted at step {done}, which is saved; the same command goes on from there.", soft_wrap=True
+        )
         sys.exit(128 + signals.stop)
 
 

@@ -80,7 +80,7 @@ class ProgressBar:
         self._bar.update(self._task, completed=step, figures=figures)
 
     def print(self, line: str) -> None:
-        self._bar.console.print(line)
+        self._bar.console.print(line, soft_wrap=True)
 
 
 class Watch:

@@ -4,7 +4,7 @@ B batch  H,W height,width  C channels  K classes
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -70,8 +70,8 @@ def make_error_sums(
     """
 
     @jax.jit
-    def add_probabilities(total_BK: Array, params: Any, images_BHWC: Array, n: Array) -> Array:
-        return total_BK + jax.nn.softmax(forward(params, view(images_BHWC, n)))
+    def probabilities(params: Any, images_BHWC: Array, n: Array) -> Array:
+        return jax.nn.softmax(forward(params, view(images_BHWC, n)))
 
     @jax.jit
     def sums_of(probability_BK: Array, label_B: Array, weight_B: Array) -> dict[str, Array]:
@@ -87,9 +87,7 @@ def make_error_sums(
         }
 
     def sums(params: Any, images_BHWC: Array, label_B: Array, weight_B: Array, crops: int) -> dict[str, Array]:
-        total_BK: Any = jnp.zeros(())
-        for n in range(crops):
-            total_BK = add_probabilities(total_BK, params, images_BHWC, jnp.int32(n))
-        return sums_of(total_BK / crops, label_B, weight_B)
+        views = (probabilities(params, images_BHWC, jnp.int32(n)) for n in range(crops))
+        return sums_of(reduce(jnp.add, views) / crops, label_B, weight_B)
 
     return sums
