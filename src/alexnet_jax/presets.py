@@ -51,7 +51,7 @@ CUDA_CONVNET = Config(
 # The same network cut to size for 28x28 grey pictures: what `train` runs when nothing is named. LRN, pooling, dropout
 # and the update are the paper's. Its own are: the widths; weights drawn so that every layer's activations have a
 # spread near 1; conv1's rate, as its inputs reach 255; a rate that falls in small stairs.
-_FALL = Schedule("staircase", factor=100.0, stairs=8)
+_FALL = Schedule("staircase", factor=30.0, stairs=8)
 FASHION = Config(
     preset="fashion",
     model=ModelConfig(
@@ -68,7 +68,7 @@ FASHION = Config(
     ),
     optim=OptimConfig(
         batch=64,
-        epochs=35.0,
+        epochs=28.0,
         rate=0.04,
         decay_biases=False,
         schedule=_FALL,
