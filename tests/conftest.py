@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax import presets
-from alexnet_jax.config import Config, Conv, Dense
+from alexnet_jax.config import Config, Conv, Dense, Schedule
 from alexnet_jax.data import records
 
 jax.config.update("jax_num_cpu_devices", 4)
@@ -37,7 +37,9 @@ def tiny() -> Config:
         fc7=Dense(16, std=0.2),
         fc8=Dense(len(CLASSES), std=0.1),
     )
-    return replace(fashion, model=model, optim=replace(fashion.optim, batch=8, epochs=3.0))
+    # A plateau that drops at once: what it has seen must survive an interruption.
+    optim = replace(fashion.optim, batch=8, epochs=3.0, bias_schedule=Schedule("plateau", patience=1))
+    return replace(fashion, model=model, optim=optim)
 
 
 @pytest.fixture(scope="session")

@@ -97,6 +97,21 @@ def test_colour_noise_lies_along_the_components_with_their_spread(kind: str) -> 
     np.testing.assert_allclose(quiet, np.broadcast_to(clean, quiet.shape), atol=1e-3)
 
 
+def test_the_reflection_says_nothing_of_the_colour() -> None:
+    """They are drawn from different keys."""
+    picture = np.zeros((1000, 4, 4, 3), np.uint8)
+    picture[:, :, 2:] = 200
+    plain = augment.Statistics(
+        np.zeros((4, 4, 3), np.float32), np.array([50, 0, 0], np.float32), np.eye(3, dtype=np.float32)
+    )
+    data = DataConfig(crop=False, colour_noise="stdev")
+    view = augment.training_view(picture, jnp.arange(1000), KEY, plain, jnp.float32(1), data=data, size=4)
+    flipped = np.asarray(view[:, 0, 0, 1] > view[:, 0, 3, 1])
+    redder = np.asarray(view[:, 0, :, 0].mean(axis=1) > view[:, 0, :, 1].mean(axis=1))
+    assert 400 < flipped.sum() < 600
+    assert 400 < (flipped == redder).sum() < 600
+
+
 def test_the_ten_views_are_centre_corners_and_their_reflections() -> None:
     images, mean = pictures(), statistics().mean_HWC
     centred = images - mean

@@ -70,6 +70,8 @@ def damage(tiny_data: Path, tmp_path: Path, what: str) -> Path:
         meta.unlink()
     elif what == "not ours":
         meta.write_text('["something", "else"]')
+    elif what == "nearly ours":
+        meta.write_text('{"format": 1}')
     elif what == "newer":
         meta.write_text(json.dumps(json.loads(meta.read_text()) | {"format": 99}))
     elif what == "truncated":
@@ -87,6 +89,7 @@ BAD_DATA = {
     "missing": "there is no data directory .*data; make one with python -m alexnet_jax.prepare",
     "foreign": "has no meta.json, so it is not a prepared data directory",
     "not ours": "meta.json is not the one that alexnet_jax.prepare writes",
+    "nearly ours": "meta.json is not the one that alexnet_jax.prepare writes",
     "newer": "is in format 99, this version reads format 1",
     "truncated": r"train-00000-of-00001.array_record has \d+ bytes instead of \d+",
     "a shard missing": "train-00000-of-00001.array_record has 0 bytes instead of",
@@ -193,7 +196,7 @@ def test_prepare_says_what_is_wrong_with_its_source(tmp_path: Path) -> None:
     Path(f"{labels}.gz").write_bytes(gzip.compress(whole)[:-9])
     assert "cannot be read" in run_command("prepare", src, dst).refused
     labels.write_bytes(whole)
-    assert "--classes gives 2 name(s)" in run_command("prepare", src, dst, "--classes", "a", "b").refused
+    assert "--classes gives 2 names" in run_command("prepare", src, dst, "--classes", "a", "b").refused
     assert not dst.exists()
     dst.mkdir()
     assert "exists already" in run_command("prepare", src, dst).refused

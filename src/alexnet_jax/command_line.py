@@ -117,5 +117,4 @@ def mesh_of(text: str, config: Config) -> Mesh:
         data, column = map(int, sizes)
     mesh = columns.make_mesh(data, column)
     columns.columns_here(config.model, mesh)
-    columns.rows(mesh, config.optim.batch)
     return mesh

@@ -6,6 +6,7 @@ preset `paper` and every other preset shows only where it departs from it.
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_origin, get_type_hints
 
@@ -227,8 +228,10 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise BadInput(f"optim.batch is {self.batch}; it is at least 1")
-        if self.epochs <= 0:
-            raise BadInput(f"optim.epochs is {self.epochs:g}; it is more than 0")
+        for name in ("epochs", "rate"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise BadInput(f"optim.{name} is {value:g}; it is more than 0 and finite")
 
 
 @dataclass(frozen=True)
@@ -252,6 +255,12 @@ class DataConfig:
     reshuffle: bool = True
     """a new order every epoch; otherwise always the order of the records"""
 
+    def __post_init__(self) -> None:
+        if self.pad < 0 or self.crop_run < 1:
+            raise BadInput(
+                f"data.pad is {self.pad} and data.crop_run {self.crop_run}; they are at least 0 and at least 1"
+            )
+
 
 @dataclass(frozen=True)
 class Config:
@@ -264,6 +273,10 @@ class Config:
     data: DataConfig = DataConfig()
     seed: int = 0
     """of the initial weights, the order of the pictures, crops, flips, colours and dropout"""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise BadInput(f"seed is {self.seed}; it is at least 0 and less than 2^32")
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -54,7 +54,9 @@ class Meter:
             return columns.on_pictures(per_device, mesh)(images_BHWC, n)
 
         self._sums = make_error_sums(alexnet.forward(config.model, mesh), view)
-        self._records, self._mesh, self._batch = records, mesh, config.optim.batch
+        self._records, self._mesh = records, mesh
+        data = mesh.shape[columns.DATA]
+        self._batch = -(-config.optim.batch // data) * data
 
     def measure(self, params: Any, crops: int, show: str | None = None) -> dict[str, float]:
         """{"loss", "top1_error", "top5_error"}, means over every validation example; `show` names a progress bar."""

@@ -75,6 +75,8 @@ def prepare() -> None:
         labels = read_idx(find_idx(options.src, name, "labels", 1), 1)
         if len(pictures) != len(labels):
             raise BadInput(f"{pictures_path} has {len(pictures)} pictures and there are {len(labels)} labels for them")
+        if not len(pictures):
+            raise BadInput(f"{pictures_path} has no pictures")
         arrays[split] = pictures, labels
     count = 1 + max(int(labels.max()) for _, labels in arrays.values())
     if options.classes and len(options.classes) != count:

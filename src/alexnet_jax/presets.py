@@ -48,9 +48,9 @@ CUDA_CONVNET = Config(
     ),
 )
 
-# The same network cut to size for 28x28 grey pictures: what `train` runs when nothing is named. LRN, pooling, dropout
-# and the update are the paper's. Its own are: the widths; weights drawn so that every layer's activations have a
-# spread near 1; conv1's rate, as its inputs reach 255; a rate that falls in small stairs.
+# The same network cut to size for 28x28 grey pictures: what `train` runs when nothing is named. LRN, pooling,
+# dropout and momentum are the paper's. Its own are: the widths; biases of 0, and weights drawn so that every layer's
+# activations have a spread near 1; conv1's rate, as its inputs reach 255; a rate that falls in small stairs.
 _FALL = Schedule("staircase", factor=30.0, stairs=8)
 FASHION = Config(
     preset="fashion",

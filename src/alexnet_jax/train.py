@@ -67,8 +67,10 @@ def parse_options() -> tuple[Options, Config]:
     options = command_line.parse(Options, default, arguments)
     if options.config != name:
         raise BadInput(f"give the preset or file first: python -m alexnet_jax.train {options.config} ...")
-    if (options.steps is not None and options.steps < 1) or options.log_every < 1 or options.save_minutes < 0:
-        raise BadInput("--steps and --log-every are at least 1, --save-minutes at least 0")
+    if (options.steps is not None and options.steps < 1) or options.log_every < 1:
+        raise BadInput("--steps and --log-every are at least 1")
+    if min(options.save_minutes, options.workers) < 0:
+        raise BadInput("--save-minutes and --workers are at least 0")
     config = replace(base, seed=options.seed, model=options.model, optim=options.optim, data=options.data)
     return options, config
 
@@ -85,17 +87,16 @@ def fit_classes(config: Config, records: Records) -> Config:
 
 def open_run(run: Path, config: Config, fingerprint: str) -> checkpoint.Checkpoint | None:
     """Makes the run directory, or finds what to go on from. Raises BadInput where it belongs to another run."""
-    path = run / "config.json"
+    path, unfinished = run / "config.json", run / "config.incomplete"
     if path.exists():
         other = diff(from_json(path.read_text()), config)
         if other:
             fields = ", ".join(f"{name} ({there} there, {here} now)" for name, (there, here) in other.items())
             raise BadInput(f"{run} is a run with another config: {fields}; give another --workdir")
-    elif run.exists() and any(run.iterdir()):
+    elif run.exists() and any(child != unfinished for child in run.iterdir()):
         raise BadInput(f"{run} is not empty and not a run; give another --workdir")
     else:
         run.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".incomplete")
         unfinished.write_text(to_json(config))
         unfinished.rename(path)
     latest = run / "checkpoints" / checkpoint.LATEST
@@ -180,8 +181,8 @@ class Signals:
 
 
 def train() -> None:
+    command_line.make_cpu_devices()  # before the user's file, which may well use JAX
     options, config = parse_options()
-    command_line.make_cpu_devices()
     console = Console(highlight=False)
 
     # The pictures, the network and the devices, and whether they fit together.
@@ -189,6 +190,7 @@ def train() -> None:
     config = fit_classes(config, records)
     check_fit(config, records)
     mesh = command_line.mesh_of(options.mesh, config)
+    rows = columns.rows(mesh, config.optim.batch)
     run = options.workdir or Path("runs") / Path(options.config).stem
     resumed = open_run(run, config, records.fingerprint)
     console.print(network_table(config.model))
@@ -219,7 +221,7 @@ def train() -> None:
         config.optim,
         seed=config.seed,
         reshuffle=config.data.reshuffle,
-        rows=columns.rows(mesh, batch),
+        rows=rows,
         first=first,
         workers=options.workers,
     )
@@ -233,7 +235,8 @@ def train() -> None:
         watch = Watch(progress.window, log, bar, batch, examples, options.log_every)
         for step in range(first, last):
             rate = rates(config.optim, step * batch / examples, progress)
-            noise = 1.0 if step * batch / examples < (config.data.colour_noise_until or math.inf) else 0.0
+            until = config.data.colour_noise_until
+            noise = 1.0 if until is None or step * batch / examples < until else 0.0
             pictures = columns.shard_batch(next(batches), mesh, batch)
             state, metrics = train_step(state, pictures["image"], pictures["label"], run_key, rate, noise)
             watch.follow(step + 1, metrics, rate.weights)

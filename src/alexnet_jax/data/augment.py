@@ -16,6 +16,9 @@ from alexnet_jax.config import DataConfig
 
 VIEWS = 10
 
+# Beyond the index of any picture, so that colours share no key with crops and flips.
+_NOISE = 2**31
+
 
 class Statistics(NamedTuple):
     """What was measured over the training pictures, scale 0 to 255."""
@@ -43,13 +46,14 @@ def training_view(
     """
     room = [side + 2 * data.pad - size for side in images_BHWC.shape[1:3]]
 
+    noise_key = jax.random.fold_in(key, _NOISE)
+
     def view(image: Array, index: Array) -> Array:
         crop_key, flip_key = jax.random.split(jax.random.fold_in(key, index // data.crop_run))
         corner = jax.random.randint(crop_key, (2,), 0, jnp.array(room) + 1) if data.crop else jnp.array(room) // 2
         flip = jax.random.bernoulli(flip_key) if data.flip else jnp.array(False)
         crop = _crop(image, corner, flip, statistics.mean_HWC, data, size)
-        noise_key = jax.random.fold_in(jax.random.fold_in(key, index), 1)
-        return _add_colour_noise(crop, noise_key, statistics, noisy, data)
+        return _add_colour_noise(crop, jax.random.fold_in(noise_key, index), statistics, noisy, data)
 
     return jax.vmap(view)(images_BHWC, index_B)
 

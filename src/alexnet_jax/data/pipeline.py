@@ -10,6 +10,9 @@ from alexnet_jax.data.records import TRAIN, VALIDATION, Records
 
 Batch = dict[str, np.ndarray]
 
+# Grain's own default is 500 elements, and an element here is a batch: gigabytes of ImageNet.
+_READ_AHEAD = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+
 
 def training_batches(
     records: Records, optim: OptimConfig, *, seed: int, reshuffle: bool, rows: slice, first: int, workers: int
@@ -22,7 +25,7 @@ def training_batches(
     order = grain.MapDataset.range(records.examples(TRAIN)).seed(seed)
     order = order.shuffle() if reshuffle else order
     batches = order.repeat(None).batch(optim.batch).map(lambda indices: records.gather(TRAIN, indices[rows]))
-    dataset = batches.slice(slice(first, None)).to_iter_dataset(grain.ReadOptions(num_threads=2))
+    dataset = batches.slice(slice(first, None)).to_iter_dataset(_READ_AHEAD)
     if workers:
         _let_workers_start()
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))

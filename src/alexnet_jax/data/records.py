@@ -46,6 +46,8 @@ class Records:
         try:
             self.meta: dict[str, Any] = json.loads((directory / "meta.json").read_text())
             version = self.meta["format"]
+            if version == FORMAT:
+                _ = [self.meta[part] for part in ("files", "splits", "classes", "image_shape", "colour")]
         except FileNotFoundError:
             raise BadInput(
                 f"{directory} has no meta.json, so it is not a prepared data directory; "

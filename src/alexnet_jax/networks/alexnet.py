@@ -86,8 +86,8 @@ class Convolution(nn.Module):
     def __call__(self, x_BHWC: Array) -> Array:
         layer, width = self.layer, self.share(self.layer.kernels)
         shape = (layer.size, layer.size, x_BHWC.shape[-1] // self.blind, width)
-        kernel = self.param("kernel", nn.initializers.normal(layer.std), shape)
-        bias = self.param("bias", nn.initializers.constant(layer.bias), (width,))
+        kernel = self.param("kernel", nn.initializers.normal(layer.std), shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.constant(layer.bias), (width,), jnp.float32)
         convolve = partial(layers.convolve, stride=layer.stride, padding=layer.padding)
         return layers.in_columns(convolve, self.blind, x_BHWC, kernel) + bias.reshape(1, 1, 1, -1)
 
@@ -102,8 +102,8 @@ class FullyConnected(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         width, seen = self.share(self.layer.units), math.prod(x.shape[1:]) // self.blind
-        kernel = self.param("kernel", nn.initializers.normal(self.layer.std), (seen, width))
-        bias = self.param("bias", nn.initializers.constant(self.layer.bias), (width,))
+        kernel = self.param("kernel", nn.initializers.normal(self.layer.std), (seen, width), jnp.float32)
+        bias = self.param("bias", nn.initializers.constant(self.layer.bias), (width,), jnp.float32)
 
         def read(x: Array, kernel: Array) -> Array:
             return x.reshape(len(x), -1) @ kernel
@@ -123,8 +123,8 @@ class Logits(nn.Module):
     @nn.compact
     def __call__(self, x_BC: Array) -> Array:
         shape = (x_BC.shape[-1], self.layer.units)
-        kernel = self.param("kernel", nn.initializers.normal(self.layer.std), shape)
-        bias = self.param("bias", nn.initializers.constant(self.layer.bias), (self.layer.units,))
+        kernel = self.param("kernel", nn.initializers.normal(self.layer.std), shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.constant(self.layer.bias), (self.layer.units,), jnp.float32)
         return columns.sum_columns(x_BC @ kernel, self.axis) + bias.reshape(1, -1)
 
 
@@ -165,7 +165,7 @@ class Forward(Protocol):
 
 def init(model: ModelConfig, key: Array) -> Params:
     """Fresh parameters in the paper's whole shapes: {"conv1": {"kernel", "bias"}, ..., "fc8": ...}, float32."""
-    picture = jnp.zeros((1, model.image_size, model.image_size, model.channels))
+    picture = jnp.zeros((1, model.image_size, model.image_size, model.channels), jnp.float32)
     return jax.jit(lambda key: AlexNet(model, model.columns).init(key, picture)["params"])(key)
 
 
@@ -174,6 +174,7 @@ def forward(model: ModelConfig, mesh: Mesh | None = None) -> Forward:
 
     images: [B, image_size, image_size, channels] float, scale 0 to 255, mean already subtracted. `train=True` drops
     units, and needs `key`. The numbers are the same on every layout, up to the order of sums.
+    Differentiable in reverse mode.
     Raises BadInput where the images do not fit the network, or the batch or the columns the mesh.
     """
     return jax.jit(_apply(model, mesh, lambda acts: acts["fc8"], P(columns.DATA)), static_argnames="train")
@@ -222,7 +223,7 @@ def describe(model: ModelConfig) -> list[Row]:
 
 def activation_shapes(model: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """Of every activation, for one picture."""
-    picture = jnp.zeros((1, model.image_size, model.image_size, model.channels))
+    picture = jnp.zeros((1, model.image_size, model.image_size, model.channels), jnp.float32)
     network = AlexNet(model, model.columns)
     return jax.eval_shape(lambda key: network.init_with_output(key, picture)[0], jax.random.key(0))
 

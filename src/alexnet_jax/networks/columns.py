@@ -43,7 +43,10 @@ def columns_here(model: ModelConfig, mesh: Mesh | None) -> int:
     """How many of the network's columns one device holds. Raises BadInput where they cannot be shared equally."""
     devices = 1 if mesh is None else mesh.shape[COLUMN]
     if model.columns % devices:
-        raise BadInput(f"{model.columns} column(s) cannot be laid over {devices} devices; give --mesh D,1 or D,2")
+        raise BadInput(
+            f"{model.columns} column(s) cannot be laid over {devices} devices; give a column axis that divides "
+            f"{model.columns}, as in --mesh 1,1"
+        )
     return model.columns // devices
 
 
@@ -84,7 +87,7 @@ def rows(mesh: Mesh, size: int) -> slice:
     if size % mesh.shape[DATA]:
         raise BadInput(
             f"a batch of {size} cannot be shared by a data axis of {mesh.shape[DATA]}; "
-            f"give an --optim.batch that it divides, or another --mesh"
+            f"give a batch that it divides, or another mesh"
         )
     parts = NamedSharding(mesh, P(DATA)).addressable_devices_indices_map((size,)).values()
     bounds = [part[0].indices(size) for part in parts if part]

@@ -135,6 +135,7 @@ class Writer:
         return self._latest.should_save(step)
 
     def save_latest(self, state: State, step: int, progress: dict[str, Any]) -> None:
+        self._best.wait_until_finished()  # `progress` may speak of it
         if step not in self._latest.all_steps():
             self._save(self._latest, state, step, progress)
 

@@ -13,6 +13,8 @@ from tensorboardX import SummaryWriter
 
 from alexnet_jax.config import BadInput
 
+_ADVICE = "checkpoints made before are kept; try a smaller --optim.rate in another --workdir"
+
 
 class Log:
     """Appends to RUN/metrics.jsonl, one JSON object a line, and to RUN/tensorboard.
@@ -118,7 +120,7 @@ class Watch:
         if not all(map(math.isfinite, figures.values())):
             raise BadInput(
                 f"the loss is no longer finite at step {done} (loss {figures['loss']:g}, size of the update "
-                f"{figures['update_norm']:g}); the last good checkpoint is kept; try a smaller --optim.rate"
+                f"{figures['update_norm']:g}); {_ADVICE}"
             )
         self._steps += 1
         for name, value in (figures | {"steps": 1}).items():
@@ -141,6 +143,8 @@ class Watch:
 
     def validated(self, done: int, figures: dict[str, float], crops: int) -> None:
         """Writes the figures of a validation, which took its time."""
+        if not math.isfinite(figures["loss"]):
+            raise BadInput(f"the validation loss is not finite behind step {done}; {_ADVICE}")
         name = "validation" if crops == 1 else "validation/ten_crops"
         self._log.write(done, epoch=self._epoch(done), **{f"{name}/{key}": value for key, value in figures.items()})
         kind = "validation, ten crops" if crops == 10 else "validation"

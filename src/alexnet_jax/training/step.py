@@ -34,7 +34,7 @@ def make_train_step(
     """step(state, images uint8 [B, H, W, C], label [B], key, rates, noisy) -> (state, metrics), compiled.
 
     `augment(images, key, noisy)` and `forward(params, images, key=, train=)` get keys made of `key` and the step's
-    number alone, so that a run resumes exactly. The metrics are sums over the batch; the state given is consumed.
+    number alone, so that a run resumes exactly. The metrics are means over the batch; the state given is consumed.
     """
 
     @partial(jax.jit, donate_argnums=0)
