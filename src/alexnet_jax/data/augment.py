@@ -14,8 +14,6 @@ from jax import Array
 
 from alexnet_jax.config import DataConfig
 
-VIEWS = 10
-
 # Beyond the index of any picture, so that colours share no key with crops and flips.
 _NOISE = 2**31
 
