@@ -114,17 +114,16 @@ def pool(x_BHWC: Array, config: Pool) -> Array:
     if config.kind == "max":
         return _max_along(_max_along(x_BHWC, 2, size, stride), 1, size, stride)
     H, W = x_BHWC.shape[1:3]
-    reach = [(0, (pooled(side, config) - 1) * stride + size - side) for side in (H, W)]
+    reach = [(0, _reach(side, config)) for side in (H, W)]
     window, strides = (1, size, size, 1), (1, stride, stride, 1)
-    sums = lax.reduce_window(
-        x_BHWC, np.zeros((), x_BHWC.dtype), lax.add, window, strides, [(0, 0), *map(_positive, reach), (0, 0)]
-    )
+    sums = lax.reduce_window(x_BHWC, np.zeros((), x_BHWC.dtype), lax.add, window, strides, [(0, 0), *reach, (0, 0)])
     counts_H, counts_W = (_positions(side, config) for side in (H, W))
     return sums / jnp.asarray(np.outer(counts_H, counts_W)[None, :, :, None], x_BHWC.dtype)
 
 
-def _positive(reach: tuple[int, int]) -> tuple[int, int]:
-    return (0, max(0, reach[1]))
+def _reach(side: int, config: Pool) -> int:
+    """How far the last window reaches over the border."""
+    return max(0, (pooled(side, config) - 1) * config.stride + config.size - side)
 
 
 def _positions(side: int, config: Pool) -> np.ndarray:
@@ -143,8 +142,8 @@ def _max_along(x: Array, axis: int, size: int, stride: int) -> Array:
 
 def _slices(x: Array, axis: int, size: int, stride: int) -> list[Array]:
     """The first, second, ... element of every window."""
-    count = pooled(x.shape[axis], Pool(size=size, stride=stride))
-    reach = max(0, (count - 1) * stride + size - x.shape[axis])
+    config = Pool(size=size, stride=stride)
+    count, reach = pooled(x.shape[axis], config), _reach(x.shape[axis], config)
     padding = [(0, 0)] * x.ndim
     padding[axis] = (0, reach)
     padded = jnp.pad(x, padding, constant_values=-jnp.inf) if reach else x
