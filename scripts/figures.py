@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from alexnet_jax.networks import alexnet
+from alexnet_jax.networks import functional
 from alexnet_jax.presets import preset
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -29,8 +29,8 @@ def network() -> None:
     """The two columns of cuda_convnet on their two devices, and what crosses between them."""
     figure, axes = plt.subplots(figsize=(12, 4.3))
     model = preset("cuda_convnet").model
-    shapes = alexnet.activation_shapes(model)
-    layers = [row.layer for row in alexnet.describe(model)]
+    shapes = functional.activation_shapes(model)
+    layers = [row.layer for row in functional.describe(model)]
     before = {"conv3": "pool2", "fc6": "pool5", "fc7": "fc6"}
     lanes, x = (1.0, -1.0), 1.6
     axes.text(0, 0, "picture\n224 x 224 x 3", ha="center", va="center", fontsize=9)

@@ -250,3 +250,54 @@ def test_what_does_not_fit_is_said(tiny: Config, images: np.ndarray) -> None:
         alexnet.make_mesh(8, 2)
     with pytest.raises(BadInput, match=r"1 column\(s\) cannot be laid over 2 devices"):
         alexnet.forward(replace(tiny.model, columns=1), alexnet.make_mesh(1, 2))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_lrn_across_columns_is_the_same_on_any_layout_and_not_that_of_the_columns(
+    tiny: Config, images: np.ndarray, layout: tuple[int, int]
+) -> None:
+    """Caffe's windows see two maps of the neighbour: values and gradients in float64, seven maps wide on purpose."""
+    norm = replace(tiny.model.lrn, n=7, alpha=1.0)
+    model = replace(tiny.model, lrn_across_columns=True, lrn=norm)
+    with jax.enable_x64(True):
+        key, wide, mesh = jax.random.key(2), images.astype(np.float64), alexnet.make_mesh(*layout)
+        params = to_float64(alexnet.init(model, jax.random.key(0)))
+        loss, gradient = loss_and_gradient(alexnet.forward(model))(params, wide, key)
+        spread = alexnet.shard(params, model, mesh)
+        loss_there, gradient_there = loss_and_gradient(alexnet.forward(model, mesh))(spread, wide, key)
+        assert float(loss) == pytest.approx(float(loss_there), rel=1e-9)
+        assert relative(gradient, gradient_there) < 1e-9
+        apart = alexnet.forward(replace(model, lrn_across_columns=False))(params, wide)
+        assert relative(alexnet.forward(model)(params, wide), apart) > 1e-3
+
+
+def test_only_lrn_across_columns_pays_for_it(tiny: Config, images: np.ndarray) -> None:
+    """Two norms, each with a few maps to the left and to the right; none without (counted elsewhere too)."""
+    model, mesh = replace(tiny.model, lrn_across_columns=True), alexnet.make_mesh(1, 2)
+    params = alexnet.shard(alexnet.init(model, jax.random.key(0)), model, mesh)
+    compiled = alexnet.forward(model, mesh).lower(params, images).compile().as_text()  # type: ignore[attr-defined]
+    assert collectives(compiled) == {"all-gather": 3, "all-reduce": 1, "collective-permute": 4}
+
+
+def test_the_sixth_convolution_reads_all_columns(tiny: Config, images: np.ndarray) -> None:
+    from alexnet_jax.config import Conv
+
+    model, mesh = replace(tiny.model, conv6=Conv(8, 3, padding=(1, 1), std=0.2)), alexnet.make_mesh(1, 2)
+    params = alexnet.init(model, jax.random.key(0))
+    assert params["conv6"]["kernel"].shape == (3, 3, 8, 8)
+    there = alexnet.shard(params, model, mesh)
+    forward = alexnet.forward(model, mesh)
+    np.testing.assert_allclose(alexnet.forward(model)(params, images), forward(there, images), rtol=1e-4, atol=1e-5)
+    compiled = forward.lower(there, images).compile().as_text()  # type: ignore[attr-defined]
+    assert collectives(compiled) == {"all-gather": 4, "all-reduce": 1}
+
+
+def test_dropout_in_front_of_fc6_is_the_same_on_any_layout(tiny: Config, images: np.ndarray) -> None:
+    """torchvision drops the inputs of fc6 and fc7: maps then, whose masks belong to picture and column too."""
+    model = replace(tiny.model, dropout_before=("fc6", "fc7"), dropout_scale="train")
+    key, params, mesh = jax.random.key(3), alexnet.init(model, jax.random.key(0)), alexnet.make_mesh(2, 2)
+    here = alexnet.forward(model)(params, images, key=key, train=True)
+    there = alexnet.forward(model, mesh)(alexnet.shard(params, model, mesh), images, key=key, train=True)
+    np.testing.assert_allclose(here, there, rtol=1e-4, atol=1e-4)
+    late = alexnet.forward(replace(model, dropout_before=("fc7",)))(params, images, key=key, train=True)
+    assert not np.allclose(here, late, rtol=1e-2)

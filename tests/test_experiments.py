@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from alexnet_jax.config import diff
-from alexnet_jax.networks import alexnet
+from alexnet_jax.networks import functional
 from alexnet_jax.presets import preset
 
 EXPERIMENTS = sorted((Path(__file__).parent.parent / "experiments").glob("*.py"))
@@ -22,7 +22,7 @@ def test_an_experiment_changes_what_it_says(path: Path) -> None:
     config = found["CONFIG"]
     assert sorted(diff(preset(config.preset), config)) == sorted(named)
     assert command.strip().startswith(f"python -m alexnet_jax.train experiments/{path.name}")
-    params = jax.eval_shape(lambda key: alexnet.init(config.model, key), jax.random.key(0))
+    params = jax.eval_shape(lambda key: functional.init(config.model, key), jax.random.key(0))
     assert params["fc8"]["kernel"].shape[1] == 10
 
 

@@ -157,3 +157,26 @@ def test_dropout_masks_belong_to_the_picture_and_the_column() -> None:
     assert not np.array_equal(whole[0], whole[1])
     many = layers.dropout_mask(key, jnp.arange(100), jnp.arange(2), 100, 0.3)
     assert float(many.mean()) == pytest.approx(0.7, abs=0.015)
+
+
+def test_local_kernels_are_a_convolution_with_its_own_kernel_at_every_position() -> None:
+    rng = np.random.default_rng(6)
+    x, kernel = rng.normal(size=(2, 5, 4, 3)), rng.normal(size=(5, 4, 27, 2))
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    expected = np.zeros((2, 5, 4, 2))
+    for i in range(5):
+        for j in range(4):
+            window = padded[:, i : i + 3, j : j + 3].transpose(0, 3, 1, 2)  # by channel, row, column
+            expected[:, i, j] = window.reshape(2, -1) @ kernel[i, j]
+    with jax.enable_x64(True):
+        y = layers.convolve_locally(jnp.asarray(x), jnp.asarray(kernel), 3, 1, (1, 1))
+        np.testing.assert_allclose(y, expected, rtol=1e-10)
+
+
+def test_pooling_that_is_not_ragged_leaves_the_rest_out() -> None:
+    x = np.random.default_rng(7).normal(size=(1, 8, 6, 2)).astype(np.float32)
+    config = Pool("max", 3, 2)
+    y = layers.pool(jnp.asarray(x), config, ragged=False)
+    assert y.shape == (1, 3, 2, 2)
+    np.testing.assert_array_equal(y, slow_pool(x, config)[:, :3, :2])
+    assert layers.pool(jnp.asarray(x), config).shape == (1, 4, 3, 2)

@@ -1,12 +1,14 @@
 """Presets against the published numbers (paper; layers-145.cfg and its params of the released code)."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
 
 from alexnet_jax import presets
 from alexnet_jax.config import BadInput, Config
-from alexnet_jax.networks import alexnet
+from alexnet_jax.networks import functional
 
 LEAVES = {
     "conv1": (55, 55, 96), "norm1": (55, 55, 96), "pool1": (27, 27, 96),
@@ -31,21 +33,116 @@ MULTIPLY_ADDS = {
 @pytest.mark.parametrize("name", ["paper", "cuda_convnet"])
 def test_layers_are_those_of_2012(name: str) -> None:
     model = presets.preset(name).model
-    params = jax.eval_shape(lambda key: alexnet.init(model, key), jax.random.key(0))
+    params = jax.eval_shape(lambda key: functional.init(model, key), jax.random.key(0))
     assert sum(array.size for array in jax.tree.leaves(params)) == 60_965_224
     assert {layer: both["kernel"].shape for layer, both in params.items()} == KERNELS
     picture = jax.ShapeDtypeStruct((1, 224, 224, 3), np.float32)
-    acts = jax.eval_shape(alexnet.features(model), params, picture)
+    acts = jax.eval_shape(functional.features(model), params, picture)
     assert {layer: act.shape[1:] for layer, act in acts.items()} == LEAVES
-    rows = alexnet.describe(model)
+    rows = functional.describe(model)
     assert {row.layer: row.parameters for row in rows} == PARAMETERS
     assert {row.layer: row.multiply_adds for row in rows} == MULTIPLY_ADDS
     assert sum(row.multiply_adds for row in rows) == 724_406_816
 
 
+# Parameters and multiply-adds of one picture; those of the literature by section 6 of its facts, the others by hand.
+COUNTS = {
+    "paper": (60_965_224, 724_406_816),
+    "cuda_convnet": (60_965_224, 724_406_816),
+    "caffe": (60_965_224, 724_406_816),
+    "caffenet": (60_965_224, 724_406_816),
+    "half": (59_798_312, 391_514_384),
+    "six_conv": (60_965_224 + 590_080, 724_406_816 + 6 * 6 * 9 * 256 * 256),
+    "one_weird_trick": (61_100_840, 714_188_480),
+    "tutorial": (5_624_842, 34_606_080),
+    "cifar": (89_578, 32**2 * 75 * 32 + 16**2 * 800 * 32 + 8**2 * 800 * 64 + 10_240),
+    # conv1, conv2, then 6 x 6 positions with kernels and biases of their own, and fc10.
+    "cifar_13pct": (
+        4_864 + 102_464 + 36 * (576 * 32 + 32) + 36 * (288 * 32 + 32) + 11_530,
+        24**2 * 75 * 64 + 12**2 * 1600 * 64 + 36 * 576 * 32 + 36 * 288 * 32 + 11_520,
+    ),
+    "cifar_11pct": (
+        4_864 + 102_464 + 36 * (576 * 64 + 64) + 36 * (576 * 32 + 32) + 11_530,
+        24**2 * 75 * 64 + 12**2 * 1600 * 64 + 36 * 576 * 64 + 36 * 576 * 32 + 11_520,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_parameters_and_multiply_adds_are_those_of_the_literature(name: str) -> None:
+    model = presets.preset(name).model
+    params = jax.eval_shape(lambda key: functional.init(model, key), jax.random.key(0))
+    rows = functional.describe(model)
+    parameters = sum(array.size for array in jax.tree.leaves(params))
+    assert (parameters, sum(row.multiply_adds for row in rows)) == COUNTS[name]
+    assert sum(row.parameters for row in rows) == parameters
+
+
+def test_every_preset_of_the_literature_is_counted() -> None:
+    assert set(presets.PRESETS) - set(COUNTS) == {"fashion"}
+
+
+def test_no_columns_are_62_million_parameters() -> None:
+    """96-256-384-384-256 without columns, the network of most ports."""
+    model = replace(presets.preset("paper").model, columns=1)
+    rows = functional.describe(model)
+    assert sum(row.parameters for row in rows) == 62_378_344
+    assert sum(row.multiply_adds for row in rows) == 1_135_256_096
+
+
+def test_sides_at_the_sizes_that_people_argue_about() -> None:
+    caffe = presets.preset("caffe").model
+    assert caffe.sides() == presets.preset("paper").model.sides(), "227 without zeros and 224 with three"
+    native = replace(caffe, image_size=224, ragged=("pool5",)).sides()
+    assert [native[name] for name in ("conv1", "pool1", "conv2", "pool2", "pool5")] == [54, 26, 26, 12, 6]
+    owt = presets.preset("one_weird_trick").model.sides()
+    assert [owt[name] for name in ("conv1", "pool1", "pool2", "pool5")] == [55, 27, 13, 6]
+
+
+def test_caffe_is_its_prototxt() -> None:
+    """models/bvlc_alexnet/train_val.prototxt and solver.prototxt; CaffeNet's differ in order and biases."""
+    config, net = presets.preset("caffe"), presets.preset("caffenet")
+    model, optim = config.model, config.optim
+    layers = {**model.convs, "fc6": model.fc6, "fc7": model.fc7, "fc8": model.fc8}
+    assert {name: layer.std for name, layer in layers.items()} == dict.fromkeys(layers, 0.01) | {
+        "fc6": 0.005,
+        "fc7": 0.005,
+    }
+    biases = {name: layer.bias for name, layer in layers.items()}
+    assert biases == dict.fromkeys(layers, 0.0) | dict.fromkeys(("conv2", "conv4", "conv5", "fc6", "fc7"), 0.1)
+    other = {**net.model.convs, "fc6": net.model.fc6, "fc7": net.model.fc7, "fc8": net.model.fc8}
+    assert {name: layer.bias for name, layer in other.items()} == {
+        name: 1.0 if bias else 0.0 for name, bias in biases.items()
+    }
+    assert {name: layer.std for name, layer in other.items()} == {name: layer.std for name, layer in layers.items()}
+    assert (model.lrn.k, model.lrn.n, model.lrn.alpha, model.lrn.beta) == (1.0, 5, pytest.approx(2e-5), 0.75)
+    assert (model.conv1.then, net.model.conv1.then) == (("activation", "norm", "pool"), ("activation", "pool", "norm"))
+    assert [n for n, c in presets.PRESETS.items() if getattr(c.model, "lrn_across_columns", False)] == [
+        "caffe",
+        "caffenet",
+    ]
+    steps = [epochs * 1_281_167 / 256 for epochs in optim.schedule.epochs]
+    assert steps == pytest.approx([100_000, 200_000, 300_000, 400_000])
+    assert optim.epochs * 1_281_167 / 256 == pytest.approx(450_000)
+    assert (optim.batch, optim.rate, optim.bias_rate, optim.momentum, optim.decay, optim.decay_biases) == (
+        256, 0.01, 2.0, 0.9, 0.0005, False,
+    )  # fmt: skip
+
+
+def test_the_tutorial_may_start_as_it_was_written() -> None:
+    model = presets.preset("tutorial").model
+    sane = functional.init(model, jax.random.key(0))
+    written = functional.init(replace(model, std=1.0), jax.random.key(0))
+    for layer, both in written.items():
+        assert float(both["kernel"].std()) == pytest.approx(1, rel=0.15), layer
+    assert float(written["fc1"]["bias"].std()) == pytest.approx(1, rel=0.1)
+    assert float(sane["fc1"]["kernel"].std()) == pytest.approx((2 / 4096) ** 0.5, rel=0.02)
+    assert not sane["fc1"]["bias"].any()
+
+
 def test_initial_weights_are_those_asked_for() -> None:
     model = presets.preset("cuda_convnet").model
-    params = jax.jit(lambda key: alexnet.init(model, key))(jax.random.key(0))
+    params = jax.jit(lambda key: functional.init(model, key))(jax.random.key(0))
     for layer, std in {"conv1": 0.01, "conv2": 0.01, "conv3": 0.03, "conv4": 0.03, "conv5": 0.03, "fc8": 0.01}.items():
         kernel = np.asarray(params[layer]["kernel"])
         assert kernel.std() == pytest.approx(std, rel=0.02)

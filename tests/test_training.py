@@ -10,8 +10,8 @@ import pytest
 
 import alexnet_jax as alexnet
 from alexnet_jax import presets
-from alexnet_jax.config import Config, LayerRates, OptimConfig, Schedule
-from alexnet_jax.training.optimiser import Rates, rates, sgd
+from alexnet_jax.config import BadInput, Config, OptimConfig, Schedule
+from alexnet_jax.training.optimiser import Rates, moments, rates, update
 from alexnet_jax.training.progress import Plateau, Progress
 from alexnet_jax.training.step import make_error_sums, make_train_step, new_state
 
@@ -26,7 +26,7 @@ def test_three_updates_across_a_rate_drop_equal_arithmetic_by_hand() -> None:
     params, velocity = tree(1.0), tree(0.0)
     expected = {"kernel": (1.0, 0.0), "bias": (1.0, 0.0)}
     for rate, g in ((0.1, 1.0), (0.1, -0.5), (0.01, 2.0)):
-        params, velocity = sgd(config, params, velocity, tree(g), Rates(rate, 2 * rate, 1.0))
+        params, velocity, _ = update(config, params, velocity, tree(g), Rates(rate, 2 * rate, 1.0))
         w, v = expected["kernel"]
         v = 0.9 * v - 0.0005 * rate * w - rate * g
         expected["kernel"] = w + v, v
@@ -40,11 +40,40 @@ def test_three_updates_across_a_rate_drop_equal_arithmetic_by_hand() -> None:
 
 
 def test_a_layer_without_a_rate_stands_still_momentum_and_all() -> None:
-    config = OptimConfig(layer_rates=LayerRates(fc8=0.5))
-    params, velocity = sgd(config, tree(1.0), tree(0.3), tree(1.0), Rates(0.1, 0.1, 0.0))
+    config = OptimConfig(layer_rates=(("fc8", 0.5),))
+    params, velocity, _ = update(config, tree(1.0), tree(0.3), tree(1.0), Rates(0.1, 0.1, 0.0))
     assert float(params["conv1"]["kernel"][0]) == float(params["conv1"]["bias"][0]) == 1.0
     assert float(velocity["conv1"]["kernel"][0]) == 0.0
     assert float(velocity["fc8"]["kernel"][0]) == pytest.approx(0.27 - 0.05 * (1 + 0.0005))
+
+
+def test_a_layer_may_have_its_own_decay() -> None:
+    config = OptimConfig(layer_decays=(("fc8", 0.5),), decay_biases=False)
+    _, velocity, change = update(config, tree(2.0), tree(0.0), tree(0.0), Rates(0.1, 0.1, 1.0))
+    assert float(velocity["fc8"]["kernel"][0]) == float(change["fc8"]["kernel"][0]) == pytest.approx(-0.1 * 0.5 * 2)
+    assert float(velocity["conv1"]["kernel"][0]) == pytest.approx(-0.1 * 0.0005 * 2)
+    assert float(velocity["fc8"]["bias"][0]) == 0
+
+
+def test_a_layer_that_is_not_there_is_named() -> None:
+    config = OptimConfig(layer_rates=(("conv9", 0.5),))
+    with pytest.raises(BadInput, match="names 'conv9'; the network's layers are conv1, fc8"):
+        update(config, tree(2.0), tree(0.0), tree(0.0), Rates(0.1, 0.1, 1.0))
+
+
+def test_three_adam_updates_equal_arithmetic_by_hand() -> None:
+    """Kingma and Ba, algorithm 1, with two rates; the first step is the rate itself, whatever the gradient's size."""
+    config = OptimConfig(rule="adam", decay=0.0)
+    params, state = tree(1.0), moments(config, tree(1.0))
+    w, mean, square = 1.0, 0.0, 0.0
+    for t, g in enumerate((50.0, -3.0, 8.0), start=1):
+        params, state, _ = update(config, params, state, tree(g), Rates(0.01, 0.02, 1.0))
+        mean, square = 0.9 * mean + 0.1 * g, 0.999 * square + 0.001 * g * g
+        w -= 0.01 * (mean / (1 - 0.9**t)) / ((square / (1 - 0.999**t)) ** 0.5 + 1e-8)
+        assert float(params["conv1"]["kernel"][0]) == pytest.approx(w, rel=1e-5)
+        if t == 1:
+            assert w == pytest.approx(0.99)
+            assert float(params["conv1"]["bias"][0]) == pytest.approx(0.98)
 
 
 def schedule_of(config: OptimConfig, epochs: list[float]) -> list[tuple[float, float]]:
@@ -89,7 +118,7 @@ def test_a_small_network_learns_eight_pictures_by_heart_and_compiles_once(tiny: 
     step = trainer(config)
     images = np.random.default_rng(0).integers(0, 256, (8, 28, 28, 1), np.uint8)
     label = np.arange(8) % 3
-    state = new_state(alexnet.init(config.model, jax.random.key(0)))
+    state = new_state(alexnet.init(config.model, jax.random.key(0)), config.optim)
     losses = []
     for _ in range(120):
         state, metrics = step(state, images, label, jax.random.key(1), Rates(0.01, 0.01, 1.0), 0.0)
@@ -107,7 +136,7 @@ def test_a_step_is_a_function_of_its_number_and_the_key(tiny: Config) -> None:
     images = np.random.default_rng(0).integers(0, 256, (8, 28, 28, 1), np.uint8)
 
     def loss(number: int, seed: int) -> float:
-        fresh = jax.tree.map(jnp.copy, new_state(params)._replace(step=jnp.int32(number)))
+        fresh = jax.tree.map(jnp.copy, new_state(params, tiny.optim)._replace(step=jnp.int32(number)))
         return float(step(fresh, images, np.arange(8) % 3, jax.random.key(seed), Rates(0.1, 0.1, 1.0), 0.0)[1]["loss"])
 
     assert loss(0, 1) == loss(0, 1)

@@ -7,8 +7,9 @@ preset `paper` and every other preset shows only where it departs from it.
 import dataclasses
 import json
 import math
-from dataclasses import dataclass
-from typing import Any, Literal, get_origin, get_type_hints
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 
 class BadInput(ValueError):
@@ -34,6 +35,8 @@ class Conv:
     """standard deviation of the initial kernels, which are drawn from N(0, std^2)"""
     bias: float = 0.0
     """initial bias"""
+    bias_std: float = 0.0
+    """standard deviation of the initial biases around it"""
     then: tuple[Follow, ...] = ("activation",)
     """what follows: activation, norm (LRN), map_norm (cuda-convnet's same-map norm), pool"""
 
@@ -55,11 +58,13 @@ class Dense:
     """standard deviation of the initial kernel, drawn from N(0, std^2)"""
     bias: float = 0.0
     """initial bias"""
+    bias_std: float = 0.0
+    """standard deviation of the initial biases around it"""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Pooling (section 3.4). Windows may reach over the bottom and right border, as in cuda-convnet."""
+    """Pooling (section 3.4)."""
 
     kind: Literal["max", "average"] = "max"
     size: int = 3
@@ -79,6 +84,11 @@ class ResponseNorm:
     alpha: float = 1e-4
     beta: float = 0.75
 
+    @property
+    def reach(self) -> tuple[int, int]:
+        """How far a window reaches before and behind its own place (cuda-convnet's conv_util.cu)."""
+        return self.n // 2, self.n - 1 - self.n // 2
+
     def __post_init__(self) -> None:
         if self.n < 1 or self.k <= 0 or self.alpha < 0:
             raise BadInput(
@@ -86,27 +96,39 @@ class ResponseNorm:
             )
 
 
+Activation = Literal["relu", "tanh", "sigmoid"]
+
+
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network of section 3.5."""
+    """The network of section 3.5, and those that differ from it in a few choices."""
 
+    logits: ClassVar[str] = "fc8"
+
+    network: Literal["alexnet"] = "alexnet"
     image_size: int = 224
     """height and width of the crop that enters the network"""
     channels: int = 3
     columns: int = 2
     """columns, each with its share of every layer's kernels"""
     columns_meet: bool = True
-    """whether conv3, fc6 and fc7 read all columns; otherwise the columns meet only in the logits"""
-    activation: Literal["relu", "tanh", "sigmoid"] = "relu"
+    """whether conv3, conv6, fc6 and fc7 read all columns; otherwise the columns meet only in the logits"""
+    activation: Activation = "relu"
     pool: Pool = Pool()
+    ragged: tuple[Literal["pool1", "pool2", "pool5"], ...] = ("pool1", "pool2", "pool5")
+    """poolings whose last window may reach over the bottom and right border, as in cuda-convnet and Caffe"""
     norm: bool = True
     """False leaves out every response normalisation"""
     lrn: ResponseNorm = ResponseNorm()
-    """across the maps of one column, at one position"""
+    """across the maps at one position"""
+    lrn_across_columns: bool = False
+    """whether its windows reach into the next column, as Caffe's do; otherwise they stop at the column's border"""
     map_norm: ResponseNorm = ResponseNorm(k=1.0, alpha=4e-5)
     """across n x n positions of one map; absent from the paper"""
     dropout: float = 0.5
-    """probability that a unit of fc6 and fc7 is dropped in training"""
+    """probability that a unit is dropped in training"""
+    dropout_before: tuple[Literal["fc6", "fc7", "fc8"], ...] = ("fc7", "fc8")
+    """layers whose inputs are dropped: before fc7 and fc8 are the units of fc6 and fc7"""
     dropout_scale: Literal["test", "train"] = "test"
     """test: units are multiplied by 1 - dropout at test time (the paper); train: by its inverse in training"""
     conv1: Conv = Conv(96, 11, stride=4, padding=(0, 3), then=("activation", "norm", "pool"))
@@ -114,6 +136,8 @@ class ModelConfig:
     conv3: Conv = Conv(384, 3, padding=(1, 1))
     conv4: Conv = Conv(384, 3, padding=(1, 1), bias=1.0)
     conv5: Conv = Conv(256, 3, padding=(1, 1), bias=1.0, then=("activation", "pool"))
+    conv6: Conv | None = None
+    """a sixth convolution over the last pooling layer, reading all columns (section 6, note 1)"""
     fc6: Dense = Dense(4096, bias=1.0)
     fc7: Dense = Dense(4096, bias=1.0)
     fc8: Dense = Dense(1000)
@@ -122,9 +146,13 @@ class ModelConfig:
     def classes(self) -> int:
         return self.fc8.units
 
+    def with_classes(self, classes: int) -> "ModelConfig":
+        return replace(self, fc8=replace(self.fc8, units=classes))
+
     @property
     def convs(self) -> dict[str, Conv]:
-        return {name: getattr(self, name) for name in ("conv1", "conv2", "conv3", "conv4", "conv5")}
+        names = ("conv1", "conv2", "conv3", "conv4", "conv5", *(("conv6",) if self.conv6 else ()))
+        return {name: getattr(self, name) for name in names}
 
     def __post_init__(self) -> None:
         if self.columns < 1:
@@ -143,24 +171,126 @@ class ModelConfig:
 
         Raises BadInput where nothing is left of the picture.
         """
-        side, sides = self.image_size, {}
-        for name, conv in self.convs.items():
-            if side + sum(conv.padding) < conv.size:
-                raise BadInput(
-                    f"model.image_size {self.image_size} does not fit the network: {name}'s {conv.size}x{conv.size} "
-                    f"kernel reads a map of {side}x{side}; give a larger --model.image-size"
-                )
-            side = (side + sum(conv.padding) - conv.size) // conv.stride + 1
-            sides[name] = side
-            if "pool" in conv.then:
-                side = pooled(side, self.pool)
-                sides[name.replace("conv", "pool")] = side
-        return sides
+        return sides(self.image_size, self.convs, lambda name, side: pooled(side, self.pool, name in self.ragged))
 
 
-def pooled(side: int, pool: Pool) -> int:
-    """Height or width after pooling: a last, ragged window counts (cuda-convnet's layer.py)."""
-    return 1 + max(0, -(-(side - pool.size) // pool.stride))
+@dataclass(frozen=True)
+class TutorialConfig:
+    """The MNIST network of the TensorFlow tutorials (aymericdamien/TensorFlow-Examples, alexnet.py).
+
+    Behind each convolution come its ReLU, pooling, LRN and dropout, in this order. There is none of that behind the
+    fully connected layers.
+    """
+
+    columns: ClassVar[int] = 1
+    logits: ClassVar[str] = "out"
+
+    network: Literal["tutorial"] = "tutorial"
+    image_size: int = 28
+    channels: int = 1
+    activation: Activation = "relu"
+    pool: Pool = Pool(size=2, stride=2)
+    norm: bool = True
+    lrn: ResponseNorm = ResponseNorm(k=1.0, n=9, alpha=0.001 / 9)
+    """TensorFlow's depth_radius of 4 is a window of 9"""
+    dropout: float = 0.2
+    """probability that a position of a map is dropped in training, behind each norm; the others are scaled up"""
+    std: float | None = None
+    """one standard deviation for all initial weights and biases, in place of the layers' own; the tutorial's is 1"""
+    conv1: Conv = Conv(64, 3, padding=(1, 1), std=math.sqrt(2 / 9), then=("activation", "pool", "norm"))
+    conv2: Conv = Conv(128, 3, padding=(1, 1), std=math.sqrt(2 / 576), then=("activation", "pool", "norm"))
+    conv3: Conv = Conv(256, 3, padding=(1, 1), std=math.sqrt(2 / 1152), then=("activation", "pool", "norm"))
+    fc1: Dense = Dense(1024, std=math.sqrt(2 / 4096))
+    fc2: Dense = Dense(1024, std=math.sqrt(2 / 1024))
+    out: Dense = Dense(10, std=math.sqrt(1 / 1024))
+
+    @property
+    def classes(self) -> int:
+        return self.out.units
+
+    def with_classes(self, classes: int) -> "TutorialConfig":
+        return replace(self, out=replace(self.out, units=classes))
+
+    @property
+    def convs(self) -> dict[str, Conv]:
+        return {"conv1": self.conv1, "conv2": self.conv2, "conv3": self.conv3}
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dropout < 1:
+            raise BadInput(f"model.dropout is {self.dropout:g}; it is a probability from 0 up to but not 1")
+        sides(self.image_size, self.convs, lambda name, side: pooled(side, self.pool))
+
+
+@dataclass(frozen=True)
+class CifarConfig:
+    """The CIFAR-10 networks of cuda-convnet's example-layers.
+
+    Two convolutions, then either a third (section 3.1, Figure 1) or two layers of local kernels, which every position
+    has of its own (section 3.3, footnote 1).
+    """
+
+    columns: ClassVar[int] = 1
+    logits: ClassVar[str] = "fc10"
+
+    network: Literal["cifar"] = "cifar"
+    image_size: int = 32
+    channels: int = 3
+    activation: Activation = "relu"
+    pool1: Pool = Pool()
+    pool2: Pool = Pool("average")
+    pool3: Pool = Pool("average")
+    norm: bool = True
+    lrn: ResponseNorm = ResponseNorm(k=1.0, n=9, alpha=0.001 / 9)
+    conv1: Conv = Conv(32, 5, padding=(2, 2), std=0.0001, then=("pool", "activation"))
+    conv2: Conv = Conv(32, 5, padding=(2, 2), then=("activation", "pool"))
+    conv3: Conv | None = Conv(64, 5, padding=(2, 2), then=("activation", "pool"))
+    local3: Conv | None = None
+    local4: Conv | None = None
+    fc10: Dense = Dense(10)
+
+    @property
+    def classes(self) -> int:
+        return self.fc10.units
+
+    def with_classes(self, classes: int) -> "CifarConfig":
+        return replace(self, fc10=replace(self.fc10, units=classes))
+
+    @property
+    def convs(self) -> dict[str, Conv]:
+        layers = {name: getattr(self, name) for name in ("conv1", "conv2", "conv3", "local3", "local4")}
+        return {name: layer for name, layer in layers.items() if layer}
+
+    def __post_init__(self) -> None:
+        for name, layer in self.convs.items():
+            if name.startswith("local") and layer.then != ("activation",):
+                raise BadInput(f"model.{name}.then is {layer.then}; behind a local layer there is its activation alone")
+        sides(self.image_size, self.convs, lambda name, side: pooled(side, getattr(self, name)))
+
+
+Model = ModelConfig | TutorialConfig | CifarConfig
+
+
+def sides(image_size: int, convs: dict[str, Conv], pool: Callable[[str, int], int]) -> dict[str, int]:
+    """Height and width of what leaves each convolution and, by `pool`(its name, the side), each pooling layer."""
+    side, found = image_size, {}
+    for name, conv in convs.items():
+        if side + sum(conv.padding) < conv.size:
+            raise BadInput(
+                f"model.image_size {image_size} does not fit the network: {name}'s {conv.size}x{conv.size} "
+                f"kernel reads a map of {side}x{side}; give a larger --model.image-size"
+            )
+        side = (side + sum(conv.padding) - conv.size) // conv.stride + 1
+        found[name] = side
+        if "pool" in conv.then:
+            name = name.replace("conv", "pool")
+            side = found[name] = pool(name, side)
+    return found
+
+
+def pooled(side: int, pool: Pool, ragged: bool = True) -> int:
+    """Height or width after pooling: a last, `ragged` window counts in cuda-convnet's layer.py."""
+    room = side - pool.size
+    return 1 + (max(0, -(-room // pool.stride)) if ragged else room // pool.stride)
 
 
 @dataclass(frozen=True)
@@ -190,23 +320,11 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class LayerRates:
-    """What each layer's rate is multiplied by; 0 freezes the layer entirely."""
-
-    conv1: float = 1.0
-    conv2: float = 1.0
-    conv3: float = 1.0
-    conv4: float = 1.0
-    conv5: float = 1.0
-    fc6: float = 1.0
-    fc7: float = 1.0
-    fc8: float = 1.0
-
-
-@dataclass(frozen=True)
 class OptimConfig:
     """Stochastic gradient descent of section 5: v <- momentum v - decay rate w - rate g;  w <- w + v."""
 
+    rule: Literal["sgd", "adam"] = "sgd"
+    """adam: Kingma and Ba's, with its usual constants, in place of momentum"""
     batch: int = 128
     epochs: float = 90.0
     """length of the run, and what a staircase is laid over"""
@@ -221,7 +339,10 @@ class OptimConfig:
     """of the weights' rate"""
     bias_schedule: Schedule = Schedule("plateau")
     """of the biases' rate"""
-    layer_rates: LayerRates = LayerRates()
+    layer_rates: tuple[tuple[str, float], ...] = ()
+    """layers and what their rates are multiplied by, as in `conv1 0.01`; 0 freezes a layer entirely"""
+    layer_decays: tuple[tuple[str, float], ...] = ()
+    """layers and their own weight decays"""
     freeze_conv1: float | None = None
     """epoch from which conv1 stands still (the 2012 code)"""
 
@@ -246,8 +367,12 @@ class DataConfig:
     """random horizontal reflections in training"""
     crop_run: int = 1
     """how many consecutive pictures of a batch share a crop and a flip"""
-    mean: Literal["pixel", "centre"] = "pixel"
+    square: Literal["crop", "warp"] = "crop"
+    """how a picture of any shape becomes square: its middle is cut out (section 2), or both sides are scaled (Caffe)"""
+    mean: Literal["pixel", "centre", "none"] = "pixel"
     """pixel: each pixel's own mean is subtracted; centre: the central crop of the mean image, whatever the crop"""
+    scale: float = 1.0
+    """what the pixels, from 0 to 255 less the mean, are multiplied by"""
     colour_noise: Literal["none", "eigenvalue", "stdev"] = "eigenvalue"
     """eigenvalue: the printed formula, on a scale of 0 to 1; stdev: the 2012 code, which also divides by 1.1"""
     colour_noise_until: float | None = None
@@ -268,7 +393,7 @@ class Config:
 
     preset: str = "paper"
     """the preset it is a variation of"""
-    model: ModelConfig = ModelConfig()
+    model: Model = ModelConfig()
     optim: OptimConfig = OptimConfig()
     data: DataConfig = DataConfig()
     seed: int = 0
@@ -289,9 +414,10 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def diff(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
-    """The fields in which b differs from a: {"model.dropout": (0.5, 0.0)}."""
+    """The fields in which b differs from a: {"model.dropout": (0.5, 0.0)}. A field that one lacks is None there."""
     in_a, in_b = flat(a), flat(b)
-    return {name: (in_a[name], in_b[name]) for name in in_a if in_a[name] != in_b[name]}
+    pairs = {name: (in_a.get(name), in_b.get(name)) for name in in_a | in_b}
+    return {name: (before, now) for name, (before, now) in pairs.items() if before != now}
 
 
 def to_json(config: Config) -> str:
@@ -307,11 +433,26 @@ def from_json(text: str) -> Config:
 
 
 def _build(kind: Any, value: Any, name: str) -> Any:
+    kind = _of_union(kind, value)
     if not dataclasses.is_dataclass(kind):
-        return tuple(value) if get_origin(kind) is tuple else value
+        return _tupled(value) if get_origin(kind) is tuple else value
     make: Any = kind
     types = get_type_hints(kind)
     for key in value:
         if key not in types:
             raise BadInput(f"{name + key} is not a field of a Config")
     return make(**{key: _build(types[key], item, f"{name}{key}.") for key, item in value.items()})
+
+
+def _of_union(kind: Any, value: Any) -> Any:
+    """The member of `X | None` or of Model that the value is one of."""
+    members = [member for member in get_args(kind) if dataclasses.is_dataclass(member)]
+    if not isinstance(value, dict) or not members:
+        return kind
+    named = [member for member in members if getattr(member, "network", None) == value.get("network")]
+    return (named or members)[0]
+
+
+def _tupled(value: Any) -> Any:
+    """JSON's lists as the tuples they were."""
+    return tuple(map(_tupled, value)) if isinstance(value, list) else value

@@ -17,7 +17,7 @@ from alexnet_jax.config import BadInput, Config
 from alexnet_jax.data import augment
 from alexnet_jax.data.pipeline import validation_batches
 from alexnet_jax.data.records import EMBEDDED, VALIDATION, Records
-from alexnet_jax.networks import alexnet, columns
+from alexnet_jax.networks import columns, functional
 from alexnet_jax.training import checkpoint
 from alexnet_jax.training.log import errors
 from alexnet_jax.training.step import make_error_sums
@@ -53,7 +53,7 @@ class Meter:
 
             return columns.on_pictures(per_device, mesh)(images_BHWC, n)
 
-        self._sums = make_error_sums(alexnet.forward(config.model, mesh), view)
+        self._sums = make_error_sums(functional.forward(config.model, mesh), view)
         self._records, self._mesh = records, mesh
         data = mesh.shape[columns.DATA]
         self._batch = -(-config.optim.batch // data) * data

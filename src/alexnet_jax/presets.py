@@ -4,34 +4,39 @@ from dataclasses import replace
 
 from alexnet_jax.config import (
     BadInput,
+    CifarConfig,
     Config,
     Conv,
     DataConfig,
     Dense,
-    LayerRates,
+    Follow,
     ModelConfig,
     OptimConfig,
+    Pool,
     ResponseNorm,
     Schedule,
+    TutorialConfig,
 )
 
 # The printed formulae: every kernel N(0, 0.01^2), LRN behind ReLU with alpha as printed, one rate for all
 # parameters, divided by ten when the validation error stalls, three times in about 90 epochs.
 PAPER = Config()
+_PAPER = ModelConfig()
 
 # What ran: net 145 of the released 2012 code (layers-145.cfg), trained by the hands-free schedule of its run 170.
+_CUDA_CONVNET = ModelConfig(
+    # The code divides alpha by n (layer.py).
+    lrn=ResponseNorm(alpha=1e-4 / 5),
+    # The first norm and pool see conv1 before its ReLU, negative responses and all.
+    conv1=replace(_PAPER.conv1, then=("norm", "pool", "activation")),
+    conv2=replace(_PAPER.conv2, then=("activation", "norm", "map_norm", "pool")),
+    conv3=replace(_PAPER.conv3, std=0.03),
+    conv4=replace(_PAPER.conv4, std=0.03),
+    conv5=replace(_PAPER.conv5, std=0.03, then=("pool", "activation")),
+)
 CUDA_CONVNET = Config(
     preset="cuda_convnet",
-    model=ModelConfig(
-        # The code divides alpha by n (layer.py).
-        lrn=ResponseNorm(alpha=1e-4 / 5),
-        # The first norm and pool see conv1 before its ReLU, negative responses and all.
-        conv1=replace(PAPER.model.conv1, then=("norm", "pool", "activation")),
-        conv2=replace(PAPER.model.conv2, then=("activation", "norm", "map_norm", "pool")),
-        conv3=replace(PAPER.model.conv3, std=0.03),
-        conv4=replace(PAPER.model.conv4, std=0.03),
-        conv5=replace(PAPER.model.conv5, std=0.03, then=("pool", "activation")),
-    ),
+    model=_CUDA_CONVNET,
     optim=OptimConfig(
         decay_biases=False,
         bias_rate=2.0,
@@ -46,6 +51,96 @@ CUDA_CONVNET = Config(
         colour_noise_until=68.0,
         reshuffle=False,
     ),
+)
+
+# The paper's comparison of two columns with one (section 3.2): net 145-half of the released code. One column of 2012's
+# width, but for conv5, fc6 and fc7, which keep the width of both, so that it is no smaller.
+HALF = replace(
+    CUDA_CONVNET,
+    preset="half",
+    model=replace(
+        _CUDA_CONVNET,
+        columns=1,
+        conv1=replace(_CUDA_CONVNET.conv1, kernels=48),
+        conv2=replace(_CUDA_CONVNET.conv2, kernels=128),
+        conv3=replace(_CUDA_CONVNET.conv3, kernels=192),
+        conv4=replace(_CUDA_CONVNET.conv4, kernels=192),
+    ),
+)
+
+# Net 146 of the released code, pre-trained on all of ImageNet and then fine-tuned with `train --init` (section 6,
+# note 1): a sixth convolution over the last pooling layer. Its bottleneck in front of 21,843 classes is left out.
+SIX_CONV = replace(
+    CUDA_CONVNET,
+    preset="six_conv",
+    model=replace(_CUDA_CONVNET, conv6=Conv(256, 3, padding=(1, 1), std=0.03, bias=1.0)),
+)
+
+# BVLC's AlexNet (caffe/models/bvlc_alexnet): crops of 227, LRN that knows nothing of columns, and as its biases of 1
+# did not train with a std of 0.01, biases of 0.1. 450,000 steps over 1,281,167 pictures.
+_DROP = 100_000 * 256 / 1_281_167
+_CAFFE_SCHEDULE = Schedule("steps", factor=10.0, epochs=(_DROP, 2 * _DROP, 3 * _DROP, 4 * _DROP))
+_CAFFE = ModelConfig(
+    image_size=227,
+    # lrn_layer.cpp divides alpha by n.
+    lrn=ResponseNorm(k=1.0, alpha=1e-4 / 5),
+    lrn_across_columns=True,
+    dropout_scale="train",
+    conv1=replace(_PAPER.conv1, padding=(0, 0)),
+    conv2=replace(_PAPER.conv2, bias=0.1),
+    conv4=replace(_PAPER.conv4, bias=0.1),
+    conv5=replace(_PAPER.conv5, bias=0.1),
+    fc6=Dense(4096, std=0.005, bias=0.1),
+    fc7=Dense(4096, std=0.005, bias=0.1),
+)
+CAFFE = Config(
+    preset="caffe",
+    model=_CAFFE,
+    optim=OptimConfig(
+        batch=256,
+        epochs=4.5 * _DROP,
+        decay_biases=False,
+        bias_rate=2.0,
+        schedule=_CAFFE_SCHEDULE,
+        bias_schedule=_CAFFE_SCHEDULE,
+    ),
+    data=DataConfig(square="warp", colour_noise="none", reshuffle=False),
+)
+
+# BVLC's CaffeNet (caffe/models/bvlc_reference_caffenet): pooling before LRN, and the paper's biases of 1.
+_POOL_FIRST: tuple[Follow, ...] = ("activation", "pool", "norm")
+CAFFENET = replace(
+    CAFFE,
+    preset="caffenet",
+    model=replace(
+        _CAFFE,
+        conv1=replace(_CAFFE.conv1, then=_POOL_FIRST),
+        conv2=replace(_CAFFE.conv2, then=_POOL_FIRST, bias=1.0),
+        conv4=replace(_CAFFE.conv4, bias=1.0),
+        conv5=replace(_CAFFE.conv5, bias=1.0),
+        fc6=Dense(4096, std=0.005, bias=1.0),
+        fc7=Dense(4096, std=0.005, bias=1.0),
+    ),
+)
+
+# The one column of "One weird trick" (Krizhevsky 2014) as torchvision reads it, without LRN and with dropout in front
+# of fc6; its recipe is that of cuda-convnet2's layers-imagenet-1gpu.cfg, in which LRN stands behind conv1 and conv2.
+ONE_WEIRD_TRICK = Config(
+    preset="one_weird_trick",
+    model=ModelConfig(
+        columns=1,
+        norm=False,
+        dropout_before=("fc6", "fc7"),
+        dropout_scale="train",
+        conv1=Conv(64, 11, stride=4, padding=(2, 2), then=("activation", "pool")),
+        conv2=Conv(192, 5, padding=(2, 2), bias=1.0, then=("activation", "pool")),
+        conv3=Conv(384, 3, padding=(1, 1), std=0.03),
+        conv4=Conv(256, 3, padding=(1, 1), std=0.03, bias=1.0),
+        conv5=Conv(256, 3, padding=(1, 1), std=0.03, bias=1.0, then=("activation", "pool")),
+        fc8=Dense(1000, bias=-7.0),
+    ),
+    optim=replace(CUDA_CONVNET.optim, freeze_conv1=None),
+    data=DataConfig(mean="centre", colour_noise="stdev", reshuffle=False),
 )
 
 # The same network cut to size for 28x28 grey pictures: what `train` runs when nothing is named. LRN, pooling,
@@ -73,12 +168,105 @@ FASHION = Config(
         decay_biases=False,
         schedule=_FALL,
         bias_schedule=_FALL,
-        layer_rates=LayerRates(conv1=0.01),
+        layer_rates=(("conv1", 0.01),),
     ),
     data=DataConfig(pad=2, colour_noise="none"),
 )
 
-PRESETS = {config.preset: config for config in (FASHION, PAPER, CUDA_CONVNET)}
+# TensorFlow-Examples' alexnet.py: 200,000 pictures in batches of 64 by Adam, of the 55,000 that its MNIST trains on.
+# Its initial weights and biases are all N(0, 1), `--model.std 1`; here they keep a ReLU's spread (std^2 = 2 / inputs).
+TUTORIAL = Config(
+    preset="tutorial",
+    model=TutorialConfig(),
+    optim=OptimConfig(
+        rule="adam",
+        batch=64,
+        epochs=200_000 / 55_000,
+        rate=0.001,
+        decay=0.0,
+        schedule=Schedule("constant"),
+        bias_schedule=Schedule("constant"),
+    ),
+    data=DataConfig(crop=False, flip=False, mean="none", scale=1 / 255, colour_noise="none"),
+)
+
+# Figure 1: four layers, no regularisation. The paper does not print the network; this is cuda-convnet's of four layers
+# (layers-18pct.cfg) without its norms, its decay and the fall of its rate.
+CIFAR = Config(
+    preset="cifar",
+    model=CifarConfig(norm=False),
+    optim=OptimConfig(
+        epochs=40.0,
+        rate=0.001,
+        decay=0.0,
+        bias_rate=2.0,
+        schedule=Schedule("constant"),
+        bias_schedule=Schedule("constant"),
+    ),
+    data=DataConfig(crop=False, flip=False, colour_noise="none", reshuffle=False),
+)
+
+# Section 3.3, footnote 1: 13 % without normalisation, 11 % with it. cuda-convnet's layers-conv-local-13pct.cfg and
+# -11pct.cfg, which differ in more: local3 has 32 or 64 kernels, fc10 a decay of 0.004 or 0.01. The schedule is the
+# second one's: about 500 epochs, then ten and ten with a tenth and a hundredth of the rate.
+_TENTHS = Schedule("steps", factor=10.0, epochs=(500.0, 510.0))
+_UNDECAYED = (("conv1", 0.0), ("conv2", 0.0))
+_LOCAL = Conv(32, 3, padding=(1, 1), std=0.04)
+_CIFAR_13PCT = CifarConfig(
+    image_size=24,
+    pool2=Pool(),
+    norm=False,
+    conv1=Conv(64, 5, padding=(2, 2), std=0.0001, then=("activation", "pool")),
+    conv2=Conv(64, 5, padding=(2, 2), then=("activation", "pool")),
+    conv3=None,
+    local3=_LOCAL,
+    local4=_LOCAL,
+)
+CIFAR_13PCT = Config(
+    preset="cifar_13pct",
+    model=_CIFAR_13PCT,
+    optim=OptimConfig(
+        epochs=520.0,
+        rate=0.001,
+        decay=0.004,
+        decay_biases=False,
+        bias_rate=2.0,
+        schedule=_TENTHS,
+        bias_schedule=Schedule("constant"),
+        layer_decays=_UNDECAYED,
+    ),
+    data=DataConfig(mean="centre", colour_noise="none", reshuffle=False),
+)
+CIFAR_11PCT = replace(
+    CIFAR_13PCT,
+    preset="cifar_11pct",
+    model=replace(
+        _CIFAR_13PCT,
+        norm=True,
+        conv1=replace(_CIFAR_13PCT.conv1, then=("activation", "pool", "norm")),
+        conv2=replace(_CIFAR_13PCT.conv2, then=("activation", "norm", "pool")),
+        local3=replace(_LOCAL, kernels=64),
+    ),
+    optim=replace(CIFAR_13PCT.optim, layer_decays=(*_UNDECAYED, ("fc10", 0.01))),
+)
+
+PRESETS = {
+    config.preset: config
+    for config in (
+        FASHION,
+        PAPER,
+        CUDA_CONVNET,
+        HALF,
+        SIX_CONV,
+        CAFFE,
+        CAFFENET,
+        ONE_WEIRD_TRICK,
+        TUTORIAL,
+        CIFAR,
+        CIFAR_13PCT,
+        CIFAR_11PCT,
+    )
+}
 
 
 def preset(name: str) -> Config:

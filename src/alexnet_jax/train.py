@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.table import Table
 
 from alexnet_jax import command_line
-from alexnet_jax.config import BadInput, Config, DataConfig, ModelConfig, OptimConfig, diff, from_json, to_json
+from alexnet_jax.config import BadInput, Config, DataConfig, Model, ModelConfig, OptimConfig, diff, from_json, to_json
 from alexnet_jax.data import augment
 from alexnet_jax.data.pipeline import training_batches
 from alexnet_jax.data.records import EMBEDDED, TRAIN, Records
 from alexnet_jax.evaluate import Meter, check_fit
-from alexnet_jax.networks import alexnet, columns
+from alexnet_jax.networks import columns, functional
 from alexnet_jax.presets import preset
 from alexnet_jax.training import checkpoint
 from alexnet_jax.training.log import Log, ProgressBar, Watch
@@ -53,7 +53,7 @@ class Options:
     """time between checkpoints"""
     seed: int = 0
     """of the initial weights, the order of the pictures, crops, flips, colours and dropout"""
-    model: tyro.conf.FlagConversionOff[ModelConfig] = ModelConfig()
+    model: tyro.conf.FlagConversionOff[Model] = ModelConfig()
     optim: tyro.conf.FlagConversionOff[OptimConfig] = OptimConfig()
     data: tyro.conf.FlagConversionOff[DataConfig] = DataConfig()
 
@@ -81,8 +81,9 @@ def fit_classes(config: Config, records: Records) -> Config:
     if there == asked:
         return config
     if asked != preset(config.preset).model.classes:
-        raise BadInput(f"{records.directory} has {there} classes and --model.fc8.units asks for {asked}; leave it out")
-    return replace(config, model=replace(config.model, fc8=replace(config.model.fc8, units=there)))
+        option = f"--model.{config.model.logits}.units"
+        raise BadInput(f"{records.directory} has {there} classes and {option} asks for {asked}; leave it out")
+    return replace(config, model=config.model.with_classes(there))
 
 
 def open_run(run: Path, config: Config, fingerprint: str) -> checkpoint.Checkpoint | None:
@@ -110,10 +111,10 @@ def open_run(run: Path, config: Config, fingerprint: str) -> checkpoint.Checkpoi
     return found
 
 
-def network_table(model: ModelConfig) -> Table:
+def network_table(model: Model) -> Table:
     """The network, a row a layer."""
     table = Table("layer", "reads", "kernel", "leaves", "parameters", "multiply-adds", title="The network, all columns")
-    rows = alexnet.describe(model)
+    rows = functional.describe(model)
     for row in rows:
         kernel, leaves = ("x".join(map(str, shape)) for shape in (row.kernel, row.leaves))
         table.add_row(row.layer, row.reads, kernel, leaves, f"{row.parameters:,}", f"{row.multiply_adds:,}")
@@ -137,7 +138,7 @@ def fresh_state(config: Config, key: Array, mesh: Mesh) -> State:
     """The state before the first step, born on the mesh, so that the step compiles once."""
 
     def create(key: Array) -> State:
-        return new_state(alexnet.init(config.model, key))
+        return new_state(functional.init(config.model, key), config.optim)
 
     return jax.jit(create, out_shardings=columns.shardings(jax.eval_shape(create, key), mesh))(key)
 
@@ -211,7 +212,9 @@ def train() -> None:
         return
 
     # The compiled parts, and the state, born on the mesh.
-    train_step = make_train_step(alexnet.forward(config.model, mesh), augmentation(config, records, mesh), config.optim)
+    train_step = make_train_step(
+        functional.forward(config.model, mesh), augmentation(config, records, mesh), config.optim
+    )
     meter = Meter(config, records, records.statistics, mesh)
     init_key, run_key = jax.random.split(jax.random.key(config.seed))
     state = resumed.state(mesh) if resumed else fresh_state(config, init_key, mesh)

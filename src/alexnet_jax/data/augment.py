@@ -38,7 +38,7 @@ def training_view(
     data: DataConfig,
     size: int,
 ) -> Array:
-    """A random crop of every picture, flipped or not, mean subtracted, with colour noise where `noisy` is 1.
+    """A random crop of every picture, flipped or not, mean subtracted, with colour noise where `noisy` is 1, times `data.scale`.
 
     images: uint8 [B, H, W, C]; index: [B], in the global batch; returns float32 [B, size, size, C].
     """
@@ -51,7 +51,7 @@ def training_view(
         corner = jax.random.randint(crop_key, (2,), 0, jnp.array(room) + 1) if data.crop else jnp.array(room) // 2
         flip = jax.random.bernoulli(flip_key) if data.flip else jnp.array(False)
         crop = _crop(image, corner, flip, statistics.mean_HWC, data, size)
-        return _add_colour_noise(crop, jax.random.fold_in(noise_key, index), statistics, noisy, data)
+        return data.scale * _add_colour_noise(crop, jax.random.fold_in(noise_key, index), statistics, noisy, data)
 
     return jax.vmap(view)(images_BHWC, index_B)
 
@@ -59,12 +59,12 @@ def training_view(
 def test_view(images_BHWC: Array, view: Array, statistics: Statistics, *, data: DataConfig, size: int) -> Array:
     """One of the ten views of section 4.1: 0 is the centre, 1 to 4 the corners, 5 to 9 their reflections.
 
-    images: uint8 [B, H, W, C]; returns float32 [B, size, size, C], mean subtracted.
+    images: uint8 [B, H, W, C]; returns float32 [B, size, size, C], mean subtracted, times `data.scale`.
     """
     bottom, right = (side + 2 * data.pad - size for side in images_BHWC.shape[1:3])
     corners = jnp.array([(bottom // 2, right // 2), (0, 0), (0, right), (bottom, 0), (bottom, right)])
     corner, flip = corners[view % 5], view >= 5
-    return jax.vmap(lambda image: _crop(image, corner, flip, statistics.mean_HWC, data, size))(images_BHWC)
+    return data.scale * jax.vmap(lambda image: _crop(image, corner, flip, statistics.mean_HWC, data, size))(images_BHWC)
 
 
 def _crop(
@@ -76,17 +76,19 @@ def _crop(
         padded = jnp.pad(picture, ((data.pad, data.pad), (data.pad, data.pad), (0, 0)))
         return jax.lax.dynamic_slice(padded, (*corner, 0), (size, size, picture.shape[-1]))
 
-    if data.mean == "pixel":
+    if data.mean == "none":
+        mean = jnp.zeros(())
+    elif data.mean == "pixel":
         mean = cut(mean_HWC, corner)
     else:
         H, W = mean_HWC.shape[:2]
         mean = cut(mean_HWC, ((H + 2 * data.pad - size) // 2, (W + 2 * data.pad - size) // 2))
     crop = cut(image_HWC, corner).astype(jnp.float32)
-    if data.mean == "pixel":
-        crop = crop - mean
-        return jnp.where(flip, crop[:, ::-1], crop)
-    # The 2012 code subtracts behind the reflection, and its mean is not reflected (convdata_jpeg.py).
-    return jnp.where(flip, crop[:, ::-1], crop) - mean
+    if data.mean == "centre":
+        # The 2012 code subtracts behind the reflection, and its mean is not reflected (convdata_jpeg.py).
+        return jnp.where(flip, crop[:, ::-1], crop) - mean.reshape(size, size, -1)
+    crop = crop - mean.reshape(crop.shape if data.mean == "pixel" else (1, 1, 1))
+    return jnp.where(flip, crop[:, ::-1], crop)
 
 
 def _add_colour_noise(crop_hwC: Array, key: Array, statistics: Statistics, noisy: Array, data: DataConfig) -> Array:

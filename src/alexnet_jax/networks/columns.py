@@ -2,7 +2,7 @@
 
 The network is written from the point of view of a device that holds some of the columns. Every parameter has
 the paper's whole shape; its last axis is column 0's kernels, then column 1's, and cutting that axis over the
-mesh axis `column` gives each device its own. fc8 alone is cut on its inputs.
+mesh axis `column` gives each device its own. The logits' layer alone is cut on its inputs.
 """
 
 from collections.abc import Callable
@@ -16,9 +16,11 @@ from jax import Array, lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax.config import BadInput, ModelConfig
+from alexnet_jax.config import BadInput, CifarConfig, Model, ModelConfig, TutorialConfig
 
 DATA, COLUMN = "data", "column"
+
+LOGITS = {network.logits for network in (ModelConfig, TutorialConfig, CifarConfig)}
 
 
 def make_mesh(data: int = 1, columns: int = 1) -> Mesh:
@@ -39,7 +41,7 @@ def make_mesh(data: int = 1, columns: int = 1) -> Mesh:
     return jax.make_mesh((data, columns), (DATA, COLUMN), axis_types=(AxisType.Auto,) * 2, devices=there[:needed])
 
 
-def columns_here(model: ModelConfig, mesh: Mesh | None) -> int:
+def columns_here(model: Model, mesh: Mesh | None) -> int:
     """How many of the network's columns one device holds. Raises BadInput where they cannot be shared equally."""
     devices = 1 if mesh is None else mesh.shape[COLUMN]
     if model.columns % devices:
@@ -55,7 +57,7 @@ def specs(tree: Any) -> Any:
 
     def spec(path: tuple[Any, ...], array: Any) -> P:
         names = [getattr(part, "key", getattr(part, "name", None)) for part in path]
-        if "fc8" in names:  # kernel[units_column, classes], bias[classes]
+        if LOGITS.intersection(names):  # kernel[units_column, classes], bias[classes]
             return P(COLUMN, None) if array.ndim == 2 else P()
         return P(*[None] * (array.ndim - 1), COLUMN) if array.ndim else P()  # kernel[.., in, out_column]
 
@@ -67,7 +69,7 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(partial(NamedSharding, mesh), specs(tree), is_leaf=lambda x: isinstance(x, P))
 
 
-def shard(params: Any, model: ModelConfig, mesh: Mesh) -> Any:
+def shard(params: Any, model: Model, mesh: Mesh) -> Any:
     """Lays parameters of whole shapes over a mesh. Raises BadInput where the columns do not divide."""
     columns_here(model, mesh)
     return jax.device_put(params, shardings(params, mesh))
@@ -137,3 +139,20 @@ def sum_columns(x: Array, axis: str | None) -> Array:
         return x
     with jax.named_scope("sum_columns"):
         return lax.psum(x, axis)
+
+
+def across_columns(layer: Callable[[Array], Array], x: Array, before: int, after: int, axis: str | None) -> Array:
+    """layer(x) of all columns' maps, where a map needs `before` maps in front of it and `after` behind it.
+
+    On one device that is all; on a mesh each neighbour sends the few maps at its border, zeros stand beyond the last.
+    """
+    if axis is None:
+        return layer(x)
+    width, devices = x.shape[-1], lax.axis_size(axis)
+    if width < max(before, after):
+        raise BadInput(f"a device holds {width} maps, and an LRN across columns reaches {max(before, after)} far")
+    with jax.named_scope("across_columns"):
+        up, down = [(i, i + 1) for i in range(devices - 1)], [(i + 1, i) for i in range(devices - 1)]
+        left = lax.ppermute(lax.slice_in_dim(x, width - before, width, axis=-1), axis, up)
+        right = lax.ppermute(lax.slice_in_dim(x, 0, after, axis=-1), axis, down)
+        return lax.slice_in_dim(layer(jnp.concatenate([left, x, right], axis=-1)), before, before + width, axis=-1)

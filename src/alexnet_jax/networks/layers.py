@@ -36,6 +36,21 @@ def convolve(x_BHWC: Array, kernel_HWIO: Array, *, stride: int, padding: tuple[i
     )
 
 
+def convolve_locally(x_BHWC: Array, kernel_hwIO: Array, size: int, stride: int, padding: tuple[int, int]) -> Array:
+    """As `convolve`, with kernels of its own at every position (cuda-convnet's `local` layer).
+
+    kernel: [h, w, C * size * size, out], its third axis by channel, then row, then column.
+    """
+    return lax.conv_general_dilated_local(
+        x_BHWC,
+        kernel_hwIO,
+        (stride, stride),
+        (padding, padding),
+        (size, size),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
 # ---------------------------------------------------------------------------------------- response normalisation
 
 
@@ -105,12 +120,15 @@ def _window_sum(x: Array, axes: tuple[int, ...], n: int, transposed: bool = Fals
 # ------------------------------------------------------------------------------------------------------- pooling
 
 
-def pool(x_BHWC: Array, config: Pool) -> Array:
+def pool(x_BHWC: Array, config: Pool, ragged: bool = True) -> Array:
     """Max or average pooling over size x size windows (section 3.4).
 
-    Windows start at the top left; the last one may reach over the border, where it sees fewer positions.
+    Windows start at the top left; a last, `ragged` one may reach over the border, where it sees fewer positions.
     """
     size, stride = config.size, config.stride
+    if not ragged:
+        H, W = ((pooled(side, config, ragged=False) - 1) * stride + size for side in x_BHWC.shape[1:3])
+        x_BHWC = x_BHWC[:, :H, :W]
     if config.kind == "max":
         return _max_along(_max_along(x_BHWC, 2, size, stride), 1, size, stride)
     H, W = x_BHWC.shape[1:3]

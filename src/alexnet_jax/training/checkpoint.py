@@ -1,6 +1,6 @@
 """Checkpoints by Orbax: `latest` to go on from and `best` by validation error, each restorable on any layout.
 
-    RUN/checkpoints/latest/STEP/{params,velocity,statistics,about}
+    RUN/checkpoints/latest/STEP/{params,moments,statistics,about}
     RUN/checkpoints/best/STEP/...
 
 A checkpoint stands alone: beside the arrays it holds the config, what the data is, and how far the run is.
@@ -15,12 +15,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from jax import Array
 from jax.sharding import Mesh, SingleDeviceSharding
 from orbax.checkpoint.checkpoint_managers import ContinuousCheckpointingPolicy
 
 from alexnet_jax.config import BadInput, Config, from_json
-from alexnet_jax.networks import alexnet, columns
-from alexnet_jax.training.step import State
+from alexnet_jax.networks import columns, functional
+from alexnet_jax.training.step import State, new_state
 
 LATEST, BEST = "latest", "best"
 
@@ -40,29 +41,35 @@ class Checkpoint:
     def step(self) -> int:
         return int(self.path.name)
 
-    def params(self, mesh: Mesh | None = None) -> alexnet.Params:
+    def params(self, mesh: Mesh | None = None) -> functional.Params:
         """On one device, or laid over a mesh."""
-        return self._parameter_like("params", mesh)
+        return self._restore("params", self._target(self._shapes().params, mesh))
 
     def state(self, mesh: Mesh) -> State:
         """What a training step changes, laid over a mesh."""
         step = jax.device_put(jnp.int32(self.step), columns.shardings(jnp.int32(0), mesh))
-        return State(step, self._parameter_like("params", mesh), self._parameter_like("velocity", mesh))
+        moments = self._restore("moments", self._target(self._shapes().moments, mesh))
+        return State(step, self.params(mesh), moments)
 
     def statistics(self) -> dict[str, Any]:
         """What was measured over the pictures it was trained on, as `Writer` was given it."""
         return self._restore("statistics")
 
-    def _parameter_like(self, item: str, mesh: Mesh | None) -> Any:
-        shapes = jax.eval_shape(lambda key: alexnet.init(self.config.model, key), jax.random.key(0))
+    def _shapes(self) -> State:
+        def create(key: Array) -> State:
+            return new_state(functional.init(self.config.model, key), self.config.optim)
+
+        return jax.eval_shape(create, jax.random.key(0))
+
+    def _target(self, shapes: Any, mesh: Mesh | None) -> Any:
+        """The arrays to restore, and where they shall lie."""
         if mesh is None:
             here = SingleDeviceSharding(jax.devices()[0])
             layout = jax.tree.map(lambda _: here, shapes)
         else:
             columns.columns_here(self.config.model, mesh)
             layout = columns.shardings(shapes, mesh)
-        target = jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, layout)
-        return self._restore(item, target)
+        return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, layout)
 
     def _restore(self, item: str, target: Any = None) -> Any:
         try:
@@ -103,7 +110,7 @@ def find(path: str | Path) -> Checkpoint:
         raise BadInput(_damaged(place, error)) from error
 
 
-def load(path: str | Path, mesh: Mesh | None = None) -> tuple[Config, alexnet.Params]:
+def load(path: str | Path, mesh: Mesh | None = None) -> tuple[Config, functional.Params]:
     """(config, params) of a run directory (its latest checkpoint) or of a checkpoint, on one device or over a mesh.
 
     Raises BadInput where there is none, it cannot be read, or its columns do not fit the mesh.
@@ -145,7 +152,7 @@ class Writer:
             self._save(self._best, state, step, progress)
 
     def _save(self, manager: ocp.CheckpointManager, state: State, step: int, progress: dict[str, Any]) -> None:
-        save, items = ocp.args.StandardSave, {"params": state.params, "velocity": state.velocity}
+        save, items = ocp.args.StandardSave, {"params": state.params, "moments": state.moments}
         manager.save(
             step,
             args=ocp.args.Composite(

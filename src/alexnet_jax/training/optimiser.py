@@ -1,11 +1,12 @@
-"""Stochastic gradient descent as section 5 writes it, and how its rates fall."""
+"""Stochastic gradient descent as section 5 writes it, Adam, and how their rates fall."""
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from alexnet_jax.config import OptimConfig, Schedule
+from alexnet_jax.config import BadInput, OptimConfig, Schedule
 from alexnet_jax.training.progress import Progress
 
 
@@ -18,24 +19,52 @@ class Rates(NamedTuple):
     """multiplies both in conv1: 0 where it is frozen"""
 
 
-def sgd(config: OptimConfig, params: Any, velocity: Any, gradients: Any, rates: Rates) -> tuple[Any, Any]:
-    """One step: v <- momentum v - decay rate w - rate g;  w <- w + v. Returns (params, velocity).
+def moments(config: OptimConfig, params: Any) -> Any:
+    """What the rule remembers before the first step: velocities, or Adam's two means."""
+    return optax.scale_by_adam().init(params) if config.rule == "adam" else jax.tree.map(jnp.zeros_like, params)
+
+
+def update(config: OptimConfig, params: Any, moments: Any, gradients: Any, rates: Rates) -> tuple[Any, Any, Any]:
+    """One step. Returns (params, moments, what was added to the parameters).
+
+    Raises BadInput where `layer_rates` or `layer_decays` name a layer that is not there.
+    """
+    layer_rates, layer_decays = (_by_layer(pairs, params) for pairs in (config.layer_rates, config.layer_decays))
+
+    def rate(path: tuple[Any, ...]) -> Any:
+        layer, kind = path[0].key, path[1].key
+        own = (rates.biases if kind == "bias" else rates.weights) * layer_rates.get(layer, 1.0)
+        return own * rates.conv1 if layer == "conv1" else own
+
+    def decayed(path: tuple[Any, ...], w: Any, g: Any) -> Any:
+        layer, kind = path[0].key, path[1].key
+        return g if kind == "bias" and not config.decay_biases else g + layer_decays.get(layer, config.decay) * w
+
+    gradients = jax.tree.map_with_path(decayed, params, gradients)
+    if config.rule == "adam":
+        directions, moments = optax.scale_by_adam().update(gradients, moments)
+        changes = jax.tree.map_with_path(lambda path, direction: -rate(path) * direction, directions)
+    else:
+        changes = moments = sgd(
+            config.momentum, moments, gradients, jax.tree.map_with_path(lambda p, _: rate(p), params)
+        )
+    return jax.tree.map(jnp.add, params, changes), moments, changes
+
+
+def sgd(momentum: float, velocity: Any, gradients: Any, rates: Any) -> Any:
+    """The new velocity: v <- momentum v - rate (g + decay w), with the decay in `gradients` already.
 
     A parameter whose rate is 0 stands still, momentum and all (cuda-convnet's weights.cu). `optax.sgd` multiplies
     by the rate behind the velocity, which is another update as soon as the rate changes.
     """
+    return jax.tree.map(lambda v, g, e: jnp.where(e > 0, momentum * v - e * g, 0), velocity, gradients, rates)
 
-    def step(path: tuple[Any, ...], w: Any, v: Any, g: Any) -> tuple[Any, Any]:
-        layer, kind = path[0].key, path[1].key
-        rate = (rates.biases if kind == "bias" else rates.weights) * getattr(config.layer_rates, layer)
-        if layer == "conv1":
-            rate = rate * rates.conv1
-        decay = 0.0 if kind == "bias" and not config.decay_biases else config.decay
-        v = jnp.where(rate > 0, config.momentum * v - decay * rate * w - rate * g, 0)
-        return w + v, v
 
-    both = jax.tree.map_with_path(step, params, velocity, gradients)
-    return tuple(jax.tree.transpose(jax.tree.structure(params), jax.tree.structure((0, 0)), both))
+def _by_layer(pairs: tuple[tuple[str, float], ...], params: Any) -> dict[str, float]:
+    for layer, _ in pairs:
+        if layer not in params:
+            raise BadInput(f"the optimiser's config names {layer!r}; the network's layers are {', '.join(params)}")
+    return dict(pairs)
 
 
 def fraction(schedule: Schedule, epoch: float, epochs: float, drops: int) -> float:

@@ -13,7 +13,7 @@ import optax
 from jax import Array
 
 from alexnet_jax.config import OptimConfig
-from alexnet_jax.training.optimiser import Rates, sgd
+from alexnet_jax.training.optimiser import Rates, moments, update
 
 
 class State(NamedTuple):
@@ -21,11 +21,11 @@ class State(NamedTuple):
 
     step: Array
     params: Any
-    velocity: Any
+    moments: Any
 
 
-def new_state(params: Any) -> State:
-    return State(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.zeros_like, params))
+def new_state(params: Any, optim: OptimConfig) -> State:
+    return State(jnp.zeros((), jnp.int32), params, moments(optim, params))
 
 
 def make_train_step(
@@ -49,13 +49,13 @@ def make_train_step(
             return optax.softmax_cross_entropy_with_integer_labels(logits_BK, label_B).mean(), logits_BK
 
         (mean_loss, logits_BK), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
-        params, velocity = sgd(optim, state.params, state.velocity, gradients, rates)
+        params, moments, changes = update(optim, state.params, state.moments, gradients, rates)
         metrics = {
             "loss": mean_loss,
             "top1_error": jnp.mean(jnp.argmax(logits_BK, axis=-1) != label_B),
-            "update_norm": optax.tree.norm(velocity),  # finite only if the new parameters are
+            "update_norm": optax.tree.norm(changes),  # finite only if the new parameters are
         }
-        return State(state.step + 1, params, velocity), metrics
+        return State(state.step + 1, params, moments), metrics
 
     return step
 

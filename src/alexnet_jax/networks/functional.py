@@ -1,0 +1,140 @@
+"""The functional API: every network as pure functions of parameters and images, on one device or over a mesh."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from alexnet_jax.config import BadInput, CifarConfig, Model, ModelConfig, TutorialConfig
+from alexnet_jax.networks import columns
+from alexnet_jax.networks.alexnet import AlexNet
+from alexnet_jax.networks.cifar import Cifar
+from alexnet_jax.networks.modules import Activations, Draw
+from alexnet_jax.networks.tutorial import Tutorial
+
+Params = dict[str, dict[str, Array]]
+
+NETWORKS: dict[type, Any] = {ModelConfig: AlexNet, TutorialConfig: Tutorial, CifarConfig: Cifar}
+
+
+class Forward(Protocol):
+    """(params, images [B, H, W, C] float, mean subtracted) -> logits [B, K]; compiled."""
+
+    def __call__(self, params: Params, images: Array, *, key: Array | None = None, train: bool = False) -> Array: ...
+
+
+def init(model: Model, key: Array) -> Params:
+    """Fresh parameters in the paper's whole shapes: {"conv1": {"kernel", "bias"}, ..., "fc8": ...}, float32."""
+    return jax.jit(lambda key: _whole(model).init(key, _picture(model))["params"])(key)
+
+
+def forward(model: Model, mesh: Mesh | None = None) -> Forward:
+    """The network as a pure function from parameters and images to logits, on one device or over a mesh.
+
+    images: [B, image_size, image_size, channels] float, as the preset's data prepares them: scale 0 to 255 times
+    `data.scale`, mean already subtracted. `train=True` drops units, and needs `key`. The numbers are the same on every
+    layout, up to the order of sums. Differentiable in reverse mode.
+    Raises BadInput where the images do not fit the network, or the batch or the columns the mesh.
+    """
+    return jax.jit(_apply(model, mesh, lambda acts: acts[model.logits], P(columns.DATA)), static_argnames="train")
+
+
+def features(model: Model, mesh: Mesh | None = None) -> Callable[[Params, Array], Activations]:
+    """Every layer's activation at test time, by the paper's name, whole channels, column 0 first.
+
+    conv1 to conv5 with bias (and activation, where it follows at once), norm1, norm2, pool1, pool2, pool5 [B, H, W, C];
+    fc6, fc7 after their activation [B, C]; fc8, the logits [B, K]. Images as for `forward`.
+    """
+    specs = {
+        name: P(columns.DATA, *[None] * (act.ndim - 2), columns.COLUMN)
+        for name, act in activation_shapes(model).items()
+    }
+    apply = _apply(model, mesh, lambda acts: acts, specs | {model.logits: P(columns.DATA)})
+    return jax.jit(lambda params, images: apply(params, images))
+
+
+class Row(NamedTuple):
+    """A layer of the network, all columns together."""
+
+    layer: str
+    reads: str
+    kernel: tuple[int, ...]
+    leaves: tuple[int, ...]
+    parameters: int
+    multiply_adds: int
+    """forward, one picture"""
+
+
+def describe(model: Model) -> list[Row]:
+    """The layers, from the shapes they really have."""
+    params = jax.eval_shape(partial(init, model), jax.random.key(0))
+    acts = activation_shapes(model)
+    meeting = ("conv3", "conv6", "fc6", "fc7") if isinstance(model, ModelConfig) and model.columns_meet else ()
+    rows = []
+    for layer in params:
+        kernel, leaves = params[layer]["kernel"].shape, acts[layer].shape[1:]
+        # A local layer's kernels are counted position by position already.
+        positions = 1 if layer.startswith("local") else math.prod(leaves[:-1])
+        if layer == "conv1":
+            reads = "the picture"
+        elif model.columns == 1:
+            reads = "the layer before"
+        else:
+            reads = "all columns" if layer in (*meeting, model.logits) else "its own column"
+        parameters = sum(math.prod(array.shape) for array in params[layer].values())
+        rows.append(Row(layer, reads, kernel, leaves, parameters, positions * math.prod(kernel)))
+    return rows
+
+
+def activation_shapes(model: Model) -> dict[str, jax.ShapeDtypeStruct]:
+    """Of every activation, for one picture, in the order in which they come."""
+    order: list[str] = []
+
+    def activations(key: Array) -> Activations:
+        acts = _whole(model).init_with_output(key, _picture(model))[0]
+        order.extend(acts)  # eval_shape sorts its dictionaries
+        return acts
+
+    shapes = jax.eval_shape(activations, jax.random.key(0))
+    return {name: shapes[name] for name in order}
+
+
+def _whole(model: Model) -> Any:
+    """The network with all its columns on one device."""
+    return NETWORKS[type(model)](model, model.columns)
+
+
+def _picture(model: Model) -> Array:
+    return jnp.zeros((1, model.image_size, model.image_size, model.channels), jnp.float32)
+
+
+def _apply(
+    model: Model, mesh: Mesh | None, select: Callable[[Activations], object], out_specs: object
+) -> Callable[..., object]:
+    here = columns.columns_here(model, mesh)
+    network = NETWORKS[type(model)](model, here, None if mesh is None else columns.COLUMN)
+    drops = getattr(model, "dropout", 0.0) > 0
+
+    def apply(params: Params, images: Array, *, key: Array | None = None, train: bool = False) -> object:
+        expected = (model.image_size, model.image_size, model.channels)
+        if images.ndim != 4 or images.shape[1:] != expected:
+            raise BadInput(f"images are {images.shape}; the network takes [B, {', '.join(map(str, expected))}]")
+        if train and drops and key is None:
+            raise BadInput("train=True drops units and needs a key: forward(params, images, key=key, train=True)")
+
+        def per_device(params: Params, images: Array, key: Array | None, picture_B: Array, column_N: Array) -> object:
+            draw = Draw(key, picture_B, column_N) if train and drops and key is not None else None
+            return select(network.apply({"params": params}, images, draw))
+
+        if mesh is None:
+            return per_device(params, images, key, jnp.arange(len(images)), jnp.arange(model.columns))
+        columns.rows(mesh, len(images))
+        return columns.on_columns(per_device, mesh, model.columns, out_specs)(params, images, key)
+
+    return apply

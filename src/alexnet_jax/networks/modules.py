@@ -1,0 +1,149 @@
+"""What the networks are made of: layers that hold parameters, what follows them, and dropout.
+
+B batch  H,W height,width  C channels  K classes  N columns
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from alexnet_jax.config import Conv, Dense, Follow
+from alexnet_jax.networks import columns, layers
+
+Activations = dict[str, Array]
+
+
+class Draw(NamedTuple):
+    """What dropout masks are functions of."""
+
+    key: Array
+    picture_B: Array
+    """each picture's index in the global batch"""
+    column_N: Array
+    """the columns held here"""
+
+
+def everything(width: int) -> int:
+    """The share of a layer's width that a device with all columns holds."""
+    return width
+
+
+class Convolution(nn.Module):
+    """Kernels and biases; the input's and the kernels' last axes fall into `blind` parts that see only each other."""
+
+    layer: Conv
+    share: Callable[[int], int] = everything
+    blind: int = 1
+
+    @nn.compact
+    def __call__(self, x_BHWC: Array) -> Array:
+        layer, width = self.layer, self.share(self.layer.kernels)
+        shape = (layer.size, layer.size, x_BHWC.shape[-1] // self.blind, width)
+        kernel = self.param("kernel", nn.initializers.normal(layer.std), shape, jnp.float32)
+        bias = self.param("bias", biases(layer), (width,), jnp.float32)
+        convolve = partial(layers.convolve, stride=layer.stride, padding=layer.padding)
+        return layers.in_columns(convolve, self.blind, x_BHWC, kernel) + bias.reshape(1, 1, 1, -1)
+
+
+class Local(nn.Module):
+    """A convolution whose every position has kernels and biases of its own (cuda-convnet's `local`)."""
+
+    layer: Conv
+
+    @nn.compact
+    def __call__(self, x_BHWC: Array) -> Array:
+        layer, (H, W, C) = self.layer, x_BHWC.shape[1:]
+        h, w = ((side + sum(layer.padding) - layer.size) // layer.stride + 1 for side in (H, W))
+        shape = (h, w, C * layer.size**2, layer.kernels)
+        kernel = self.param("kernel", nn.initializers.normal(layer.std), shape, jnp.float32)
+        bias = self.param("bias", biases(layer), (h, w, layer.kernels), jnp.float32)
+        return layers.convolve_locally(x_BHWC, kernel, layer.size, layer.stride, layer.padding) + bias[None]
+
+
+class FullyConnected(nn.Module):
+    """Units that read every position of every map they see; `blind` as in Convolution."""
+
+    layer: Dense
+    share: Callable[[int], int] = everything
+    blind: int = 1
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        width, seen = self.share(self.layer.units), math.prod(x.shape[1:]) // self.blind
+        kernel = self.param("kernel", nn.initializers.normal(self.layer.std), (seen, width), jnp.float32)
+        bias = self.param("bias", biases(self.layer), (width,), jnp.float32)
+
+        def read(x: Array, kernel: Array) -> Array:
+            return x.reshape(len(x), -1) @ kernel
+
+        return layers.in_columns(read, self.blind, x, kernel) + bias.reshape(1, -1)
+
+
+class Logits(nn.Module):
+    """The last layer, cut on its inputs: each column adds its part, and one sum makes the logits.
+
+    In 2012 column 1 sent its fc7 to GPU 0, which held all of fc8 (layers-145.cfg); the numbers are the same.
+    """
+
+    layer: Dense
+    axis: str | None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = (math.prod(x.shape[1:]), self.layer.units)
+        kernel = self.param("kernel", nn.initializers.normal(self.layer.std), shape, jnp.float32)
+        bias = self.param("bias", biases(self.layer), (self.layer.units,), jnp.float32)
+        return columns.sum_columns(x.reshape(len(x), -1) @ kernel, self.axis) + bias.reshape(1, -1)
+
+
+def biases(layer: Conv | Dense) -> nn.initializers.Initializer:
+    """N(bias, bias_std^2)."""
+    return lambda key, shape, dtype: layer.bias + layer.bias_std * jax.random.normal(key, shape, dtype)
+
+
+def follow(
+    name: str,
+    then: Sequence[Follow],
+    x: Array,
+    acts: Activations,
+    *,
+    activation: Callable[[Array], Array],
+    pool: Callable[[str, Array], Array],
+    norm: Callable[[Array], Array] | None,
+    map_norm: Callable[[Array], Array] | None = None,
+) -> Array:
+    """What stands behind a convolution, in the preset's order; an activation belongs to the layer before it."""
+    acts[name] = x
+    for step in then:
+        if step == "activation":
+            x = activation(x)
+        elif step == "pool":
+            name = name.replace(name[:4], "pool")
+            x = pool(name, x)
+        elif normalise := norm if step == "norm" else map_norm:
+            name = name.replace(name[:4], "norm")
+            x = normalise(x)
+        acts[name] = x
+    return x
+
+
+def dropout(x: Array, rate: float, scale: Literal["test", "train"], draw: Draw | None, salt: int) -> Array:
+    """Section 4.2: units are silent in training with probability `rate`, and all are scaled down at test time.
+
+    x: [B, .., C]. `salt` tells the layers of a network apart.
+    """
+    keep = 1 - rate
+    if draw is None:
+        return x * keep if scale == "test" else x
+    B, *space, C = x.shape
+    N = len(draw.column_N)
+    units = math.prod(space) * C // N
+    mask = layers.dropout_mask(jax.random.fold_in(draw.key, salt), draw.picture_B, draw.column_N, units, rate)
+    mask = jnp.moveaxis(mask.reshape(B, N, *space, C // N), 1, -2).reshape(x.shape)
+    return jnp.where(mask, x if scale == "test" else x / keep, 0)
