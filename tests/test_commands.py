@@ -191,6 +191,56 @@ def test_evaluate_says_what_it_measured(whole: tuple[Path, Ended]) -> None:
     assert "top-1 error" in ended.out
 
 
+def test_a_run_starts_from_the_layers_of_another_that_fit(
+    whole: tuple[Path, Ended], tiny: Config, tiny_file: Path, tmp_path: Path
+) -> None:
+    """Pre-trained on one set of classes, fine-tuned with a sixth convolution on another; then it goes on by itself."""
+    six = tmp_path / "six.py"
+    sixth = "CONFIG = replace(CONFIG, model=replace(CONFIG.model, conv6=Conv(8, 3, padding=(1, 1), std=0.2)))\n"
+    six.write_text(tiny_file.read_text() + "\nfrom dataclasses import replace\n\n" + sixth)
+    data, run = other_classes(tmp_path), tmp_path / "run"
+    first = ("--data", data, "--workdir", run, "--steps", 1, "--optim.rate", 1e-12, "--optim.batch", 3)
+    ended = run_command("train", six, *first, "--init", whole[0])
+    assert ended.code == 0, ended.err
+    assert f"Taken from {whole[0]}: conv1, conv2, conv3, conv4, conv5, fc6, fc7." in ended.out
+    assert "New: conv6; not among them." in ended.out
+    assert "New: fc8; it told other classes apart." in ended.out
+    assert "another model.conv6.kernels: None, here 8" in ended.out
+    assert (run / "checkpoints" / "latest" / "0").is_dir(), "what it started from can be gone on from"
+    trained, tuned = alexnet.load(whole[0])[1], alexnet.load(run)[1]
+    for layer in ("conv1", "conv5", "fc7"):
+        np.testing.assert_allclose(tuned[layer]["kernel"], trained[layer]["kernel"], rtol=1e-6)
+    assert not np.allclose(tuned["fc8"]["kernel"], trained["fc8"]["kernel"])
+    again = run_command("train", six, *first[:4], "--steps", 2, *first[6:], "--init", tmp_path / "nothing")
+    assert again.code == 0, "a run that has begun goes on from its own weights"
+    refused = run_command("train", "cuda_convnet", "--init", whole[0], "--model.channels", 1, "--model.image-size", 28,
+                          "--model.conv1.padding", 20, 20, "--workdir", tmp_path / "other").refused  # fmt: skip
+    assert "has no layer that fits cuda_convnet (conv1: its kernel is 5x5x1x8 there and 11x11x1x96 here" in refused
+
+
+def test_a_run_whose_loss_does_not_move_names_the_command_that_says_why(
+    whole: tuple[Path, Ended], tiny_file: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    still = train(tiny_file, tiny_data, tmp_path / "run", "--optim.rate", 1e-12, "--steps", 6)
+    assert f"python -m alexnet_jax.diagnose {tiny_file}" in still.out
+    assert "guessing would give 1.099" in still.out
+    assert "diagnose" not in whole[1].out
+
+
+def test_the_tutorial_trains_and_resumes_with_adam(tiny_data: Path, tmp_path: Path) -> None:
+    """Its own network, optimiser and moments; the two runs end in the same parameters."""
+    narrow = [f"--model.{layer}={width}" for layer, width in (
+        ("conv1.kernels", 4), ("conv2.kernels", 4), ("conv3.kernels", 4), ("fc1.units", 8), ("fc2.units", 8),
+    )]  # fmt: skip
+    common = ("tutorial", "--data", tiny_data, "--optim.batch", 8, *narrow)
+    assert run_command("train", *common, "--workdir", tmp_path / "a", "--steps", 5).code == 0
+    assert run_command("train", *common, "--workdir", tmp_path / "b", "--steps", 2).code == 0
+    assert run_command("train", *common, "--workdir", tmp_path / "b", "--steps", 5).code == 0
+    assert_same_parameters(tmp_path / "a", tmp_path / "b")
+    evaluated = run_command("evaluate", tmp_path / "a", "--json", "--crops", 1)
+    assert json.loads(evaluated.out)["examples"] == 21
+
+
 def other_classes(tmp_path: Path) -> Path:
     examples = [(np.zeros((28, 28, 1), np.uint8), label) for label in range(3)]
     directory = tmp_path / "others"
@@ -229,7 +279,7 @@ def test_bad_input_is_answered_with_one_sentence(tiny_file: Path, tiny_data: Pat
         return run_command("train", *arguments, "--workdir", tmp_path / "run").refused
 
     data = ("--data", tiny_data)
-    assert "there is no preset 'alexnet'; there are fashion, paper, cuda_convnet" in refused("alexnet")
+    assert "there is no preset 'alexnet'; there are fashion, paper, cuda_convnet, half" in refused("alexnet")
     assert "there is no file nothing.py" in refused("nothing.py")
     assert "--model.dropuot" in refused("fashion", "--model.dropuot", 0)
     assert "perhaps you meant --model.dropout" in refused("fashion", "--model.dropuot", 0)

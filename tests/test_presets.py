@@ -177,5 +177,7 @@ def test_cuda_convnet_is_what_ran() -> None:
 
 
 def test_an_unknown_preset_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(BadInput, match="no preset 'alexnet'; there are fashion, paper, cuda_convnet"):
+    with pytest.raises(
+        BadInput, match="no preset 'alexnet'; there are fashion, paper, cuda_convnet, half, six_conv, caffe"
+    ):
         presets.preset("alexnet")

@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "networks": {"config", "networks"},
     "data": {"config", "data"},
     "training": {"config", "networks", "training"},
+    "weights": {"config", "presets", "weights"},
 }
 
 

@@ -8,6 +8,9 @@ from alexnet_jax.presets import PRESETS
 COMMANDS = {
     "train": "train a network, or go on where training was interrupted",
     "evaluate": "top-1 and top-5 error of a run, with one crop or ten",
+    "predict": "the five likeliest classes of pictures",
+    "diagnose": "why a loss does not move, from one batch of pictures",
+    "convert": "bring in weights of Caffe, ONNX or PyTorch, or take a network out as StableHLO",
     "prepare": "make a data directory",
 }
 

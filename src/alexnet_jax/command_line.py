@@ -7,18 +7,37 @@ import re
 import runpy
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import jax
 import tyro
 from jax.sharding import Mesh
 
-from alexnet_jax.config import BadInput, Config
+from alexnet_jax.config import BadInput, Config, DataConfig, Model, ModelConfig, OptimConfig
 from alexnet_jax.networks import columns
 from alexnet_jax.presets import preset
 
 Options = TypeVar("Options")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The options that say what is trained, and on what."""
+
+    config: tyro.conf.Positional[str] = "fashion"
+    """a preset, or a Python file that defines CONFIG"""
+    directory: Annotated[Path | None, tyro.conf.arg(name="data")] = None
+    """prepared data directory; by default the embedded 12,000 pictures of Fashion-MNIST"""
+    seed: int = 0
+    """of the initial weights, the order of the pictures, crops, flips, colours and dropout"""
+    model: tyro.conf.FlagConversionOff[Model] = ModelConfig()
+    optim: tyro.conf.FlagConversionOff[OptimConfig] = OptimConfig()
+    data: tyro.conf.FlagConversionOff[DataConfig] = DataConfig()
+
+
+RecipeOptions = TypeVar("RecipeOptions", bound=Recipe)
 
 
 def main(command: Callable[[], None]) -> None:
@@ -52,6 +71,18 @@ def parse(kind: type[Options], default: Options | None = None, arguments: list[s
         if end.code == 0:
             raise
         raise BadInput(f"{_sentence(message.getvalue())}; see --help") from None
+
+
+def parse_recipe(kind: type[RecipeOptions]) -> tuple[RecipeOptions, Config]:
+    """The options, with the values of the preset that is named first as their defaults, and the config they make."""
+    arguments = sys.argv[1:]
+    name = arguments[0] if arguments and not arguments[0].startswith("-") else Recipe.config
+    base = named_config(name)
+    options = parse(kind, kind(name, seed=base.seed, model=base.model, optim=base.optim, data=base.data), arguments)
+    if options.config != name:
+        command = Path(sys.argv[0]).stem
+        raise BadInput(f"give the preset or file first: python -m alexnet_jax.{command} {options.config} ...")
+    return options, replace(base, seed=options.seed, model=options.model, optim=options.optim, data=options.data)
 
 
 def _sentence(message: str) -> str:

@@ -90,13 +90,24 @@ def check_fit(config: Config, records: Records) -> None:
         )
 
 
+def data_of(found: checkpoint.Checkpoint) -> Path:
+    """Where the pictures are that a checkpoint was trained on. Raises BadInput where it does not know."""
+    if found.data["path"]:
+        return Path(found.data["path"])
+    if found.data["source"] == checkpoint.EMBEDDED_SOURCE:
+        return EMBEDDED
+    raise BadInput(f"{found.path} comes from {found.data['source']} and names no pictures; give --data")
+
+
 def evaluate() -> None:
     options = command_line.parse(Options)
     command_line.make_cpu_devices()
     found = checkpoint.find(options.run)
     trained_on = found.data
-    records = Records(options.data or (Path(trained_on["path"]) if trained_on["path"] else EMBEDDED))
-    if records.classes != trained_on["classes"]:
+    records = Records(options.data or data_of(found))
+    # Weights from elsewhere count their classes as everybody does, whatever these are called here.
+    foreign = trained_on["fingerprint"] is None and len(records.classes) == len(trained_on["classes"])
+    if records.classes != trained_on["classes"] and not foreign:
         raise BadInput(
             f"{records.directory} has the classes {', '.join(records.classes)}; "
             f"{found.path} was trained on {', '.join(trained_on['classes'])}"

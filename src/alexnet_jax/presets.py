@@ -191,7 +191,7 @@ TUTORIAL = Config(
 )
 
 # Figure 1: four layers, no regularisation. The paper does not print the network; this is cuda-convnet's of four layers
-# (layers-18pct.cfg) without its norms, its decay and the fall of its rate.
+# (layers-19pct.cfg) without its decay and the fall of its rate.
 CIFAR = Config(
     preset="cifar",
     model=CifarConfig(norm=False),

@@ -7,17 +7,16 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
-import tyro
 from jax import Array
 from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
 
-from alexnet_jax import command_line
-from alexnet_jax.config import BadInput, Config, DataConfig, Model, ModelConfig, OptimConfig, diff, from_json, to_json
+from alexnet_jax import command_line, convert
+from alexnet_jax.config import BadInput, Config, Model, diff, from_json, to_json
 from alexnet_jax.data import augment
 from alexnet_jax.data.pipeline import training_batches
 from alexnet_jax.data.records import EMBEDDED, TRAIN, Records
@@ -29,18 +28,17 @@ from alexnet_jax.training.log import Log, ProgressBar, Watch
 from alexnet_jax.training.optimiser import rates
 from alexnet_jax.training.progress import Progress
 from alexnet_jax.training.step import State, make_train_step, new_state
+from alexnet_jax.training.transfer import transfer
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(command_line.Recipe):
     """Trains a network, or goes on where the same command was interrupted."""
 
-    config: tyro.conf.Positional[str] = "fashion"
-    """a preset, or a Python file that defines CONFIG"""
-    directory: Annotated[Path | None, tyro.conf.arg(name="data")] = None
-    """prepared data directory; by default the embedded 12,000 pictures of Fashion-MNIST"""
     workdir: Path | None = None
     """run directory; by default runs/NAME"""
+    init: Path | None = None
+    """run, checkpoint or file of weights to start from: the layers that fit are taken, the others are new"""
     steps: int | None = None
     """stop after so many steps in all; the schedules stay those of the whole run"""
     mesh: str = "auto"
@@ -51,27 +49,14 @@ class Options:
     """steps to a line of metrics.jsonl"""
     save_minutes: float = 2.0
     """time between checkpoints"""
-    seed: int = 0
-    """of the initial weights, the order of the pictures, crops, flips, colours and dropout"""
-    model: tyro.conf.FlagConversionOff[Model] = ModelConfig()
-    optim: tyro.conf.FlagConversionOff[OptimConfig] = OptimConfig()
-    data: tyro.conf.FlagConversionOff[DataConfig] = DataConfig()
 
 
 def parse_options() -> tuple[Options, Config]:
-    """The options, with the values of the preset that is named first as their defaults."""
-    arguments = sys.argv[1:]
-    name = arguments[0] if arguments and not arguments[0].startswith("-") else Options.config
-    base = command_line.named_config(name)
-    default = Options(name, seed=base.seed, model=base.model, optim=base.optim, data=base.data)
-    options = command_line.parse(Options, default, arguments)
-    if options.config != name:
-        raise BadInput(f"give the preset or file first: python -m alexnet_jax.train {options.config} ...")
+    options, config = command_line.parse_recipe(Options)
     if (options.steps is not None and options.steps < 1) or options.log_every < 1:
         raise BadInput("--steps and --log-every are at least 1")
     if min(options.save_minutes, options.workers) < 0:
         raise BadInput("--save-minutes and --workers are at least 0")
-    config = replace(base, seed=options.seed, model=options.model, optim=options.optim, data=options.data)
     return options, config
 
 
@@ -106,7 +91,7 @@ def open_run(run: Path, config: Config, fingerprint: str) -> checkpoint.Checkpoi
     found = checkpoint.find(run)
     if found.data["fingerprint"] != fingerprint:
         raise BadInput(
-            f"{run} was trained on other data ({found.data['path'] or 'the embedded set'}); give that --data"
+            f"{run} was trained on other data ({found.data['path'] or found.data['source']}); give that --data"
         )
     return found
 
@@ -143,11 +128,46 @@ def fresh_state(config: Config, key: Array, mesh: Mesh) -> State:
     return jax.jit(create, out_shardings=columns.shardings(jax.eval_shape(create, key), mesh))(key)
 
 
+def start_from(path: Path, config: Config, records: Records, state: State, console: Console) -> State:
+    """The state with the weights of a run, a checkpoint or another program's file, as far as its layers fit.
+
+    Raises BadInput where none does.
+    """
+    there = convert.source(path)
+    same_classes = there.classes == records.classes
+    params, new = transfer(state.params, there.params, config.model.logits, same_classes)
+    if len(new) == len(params):
+        reasons = ", ".join(f"{layer}: {reason}" for layer, reason in new.items())
+        raise BadInput(f"--init {path} has no layer that fits {config.preset} ({reasons})")
+    taken = ", ".join(layer for layer in params if layer not in new)
+    console.print(f"Taken from {path}: {taken}.", soft_wrap=True)
+    for layer, reason in new.items():
+        console.print(f"New: {layer}; {reason}.", soft_wrap=True)
+    meanings = {
+        name: values
+        for name, values in diff(there.config, config).items()
+        if name.startswith(("model.", "data.mean", "data.scale")) and not name.endswith((".std", ".bias", ".units"))
+    }
+    for name, (before, now) in meanings.items():
+        console.print(f"These weights come from a network with another {name}: {before}, here {now}", style="yellow",
+                      soft_wrap=True)  # fmt: skip
+    return state._replace(params=params)
+
+
+def stalled(config: Config, name: str) -> str:
+    """What is said where the first epoch's validation loss is no better than guessing."""
+    return (
+        f"The loss has not moved in this epoch: guessing would give {math.log(config.model.classes):.3f}. To see why, "
+        f"run python -m alexnet_jax.diagnose {name}, with this run's --model, --optim and --data options."
+    )
+
+
 def about(records: Records) -> dict[str, Any]:
     """What a checkpoint says of the data. The embedded set lies elsewhere on every machine."""
     embedded = records.directory == EMBEDDED
     return {
         "path": None if embedded else str(records.directory.absolute()),
+        "source": checkpoint.EMBEDDED_SOURCE if embedded else records.meta["source"],
         "fingerprint": records.fingerprint,
         "image_shape": list(records.image_shape),
         "classes": records.classes,
@@ -218,6 +238,8 @@ def train() -> None:
     meter = Meter(config, records, records.statistics, mesh)
     init_key, run_key = jax.random.split(jax.random.key(config.seed))
     state = resumed.state(mesh) if resumed else fresh_state(config, init_key, mesh)
+    if options.init and not resumed:
+        state = start_from(options.init, config, records, state, console)
     progress = Progress.from_json(resumed.progress) if resumed else Progress()
     batches = training_batches(
         records,
@@ -236,6 +258,10 @@ def train() -> None:
         Signals() as signals,
     ):
         watch = Watch(progress.window, log, bar, batch, examples, options.log_every)
+        if options.init and not resumed:
+            writer.save_latest(
+                state, 0, progress.to_json()
+            )  # so that the run goes on from them, with or without --init
         for step in range(first, last):
             rate = rates(config.optim, step * batch / examples, progress)
             until = config.data.colour_noise_until
@@ -250,6 +276,8 @@ def train() -> None:
                 watch.settle()
                 figures = meter.measure(state.params, crops=1)
                 watch.validated(done, figures, crops=1)
+                if done * batch // examples == 1 and figures["loss"] > 0.99 * math.log(config.model.classes):
+                    bar.print(stalled(config, options.config))
                 progress.weights.see(figures["top1_error"], config.optim.schedule)
                 progress.biases.see(figures["top1_error"], config.optim.bias_schedule)
                 if progress.best_error is None or figures["top1_error"] < progress.best_error:

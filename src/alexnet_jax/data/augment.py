@@ -38,9 +38,9 @@ def training_view(
     data: DataConfig,
     size: int,
 ) -> Array:
-    """A random crop of every picture, flipped or not, mean subtracted, with colour noise where `noisy` is 1, times `data.scale`.
+    """A random crop of every picture, flipped or not, mean subtracted, with colour noise where `noisy` is 1.
 
-    images: uint8 [B, H, W, C]; index: [B], in the global batch; returns float32 [B, size, size, C].
+    images: uint8 [B, H, W, C]; index: [B], in the global batch; returns float32 [B, size, size, C], times `data.scale`.
     """
     room = [side + 2 * data.pad - size for side in images_BHWC.shape[1:3]]
 

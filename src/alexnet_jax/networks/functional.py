@@ -133,7 +133,7 @@ def _apply(
             return select(network.apply({"params": params}, images, draw))
 
         if mesh is None:
-            return per_device(params, images, key, jnp.arange(len(images)), jnp.arange(model.columns))
+            return per_device(params, images, key, jnp.arange(images.shape[0]), jnp.arange(model.columns))
         columns.rows(mesh, len(images))
         return columns.on_columns(per_device, mesh, model.columns, out_specs)(params, images, key)
 

@@ -80,7 +80,7 @@ class FullyConnected(nn.Module):
         bias = self.param("bias", biases(self.layer), (width,), jnp.float32)
 
         def read(x: Array, kernel: Array) -> Array:
-            return x.reshape(len(x), -1) @ kernel
+            return x.reshape(x.shape[0], -1) @ kernel
 
         return layers.in_columns(read, self.blind, x, kernel) + bias.reshape(1, -1)
 
@@ -99,7 +99,7 @@ class Logits(nn.Module):
         shape = (math.prod(x.shape[1:]), self.layer.units)
         kernel = self.param("kernel", nn.initializers.normal(self.layer.std), shape, jnp.float32)
         bias = self.param("bias", biases(self.layer), (self.layer.units,), jnp.float32)
-        return columns.sum_columns(x.reshape(len(x), -1) @ kernel, self.axis) + bias.reshape(1, -1)
+        return columns.sum_columns(x.reshape(x.shape[0], -1) @ kernel, self.axis) + bias.reshape(1, -1)
 
 
 def biases(layer: Conv | Dense) -> nn.initializers.Initializer:

@@ -19,11 +19,12 @@ from jax import Array
 from jax.sharding import Mesh, SingleDeviceSharding
 from orbax.checkpoint.checkpoint_managers import ContinuousCheckpointingPolicy
 
-from alexnet_jax.config import BadInput, Config, from_json
+from alexnet_jax.config import BadInput, Config, from_json, to_json
 from alexnet_jax.networks import columns, functional
 from alexnet_jax.training.step import State, new_state
 
 LATEST, BEST = "latest", "best"
+EMBEDDED_SOURCE = "the embedded pictures"
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Checkpoint:
     path: Path
     config: Config
     data: dict[str, Any]
-    """the data directory's path, fingerprint, image shape and class names"""
+    """the data directory's path (None: the embedded one, or none), source, fingerprint, image shape, class names"""
     progress: dict[str, Any]
     """what the run knows besides its arrays"""
 
@@ -117,6 +118,16 @@ def load(path: str | Path, mesh: Mesh | None = None) -> tuple[Config, functional
     """
     checkpoint = find(path)
     return checkpoint.config, checkpoint.params(mesh)
+
+
+def write_weights(run: Path, config: Config, data: dict[str, Any], statistics: dict[str, Any], params: Any) -> None:
+    """A run directory that holds weights from elsewhere, as its step 0."""
+    with ocp.CheckpointManager(run.absolute() / "checkpoints" / LATEST) as manager:
+        save = ocp.args.StandardSave
+        about = {"config": dataclasses.asdict(config), "data": data, "progress": {}}
+        items = ocp.args.Composite(params=save(params), statistics=save(statistics), about=ocp.args.JsonSave(about))
+        manager.save(0, args=items)
+    (run / "config.json").write_text(to_json(config))
 
 
 class Writer:

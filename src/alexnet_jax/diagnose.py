@@ -1,0 +1,250 @@
+"""python -m alexnet_jax.diagnose [PRESET or FILE.py]: why a loss does not move, from one batch of pictures."""
+
+import math
+import tempfile
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from alexnet_jax import command_line
+from alexnet_jax.config import Config, Model
+from alexnet_jax.data.records import EMBEDDED, TRAIN, VALIDATION, Records, write
+from alexnet_jax.evaluate import check_fit
+from alexnet_jax.networks import columns, functional
+from alexnet_jax.prepare import fit
+from alexnet_jax.train import augmentation, fit_classes
+from alexnet_jax.training.optimiser import Rates, moments, rates, update
+from alexnet_jax.training.progress import Progress
+
+PICTURES, STEPS = 32, 20
+
+
+@dataclass(frozen=True)
+class Options(command_line.Recipe):
+    """Sends one batch forward and backward before anything is trained, and says in a sentence what is wrong.
+
+    Then it takes 20 steps on these same pictures, which a network that can learn begins to know by heart. Without
+    --data it takes embedded pictures, enlarged where the network reads larger ones.
+    """
+
+
+class Layer(NamedTuple):
+    """A layer before the first step."""
+
+    name: str
+    mean: float
+    """of its activations, over pictures, positions and units"""
+    std: float
+    dead: float
+    """the share of its units (maps) that say the same at every position of every picture"""
+    differs: float
+    """how much its activations change from picture to picture, as a share of their size"""
+    gradient: float
+    """L2 norm of the loss's gradient by its kernel"""
+    change: float
+    """L2 norm of the first update over that of the kernel"""
+
+
+class Diagnosis(NamedTuple):
+    layers: list[Layer]
+    losses: list[float]
+    """of the same pictures before each of the steps, dropout on, and once after the last one"""
+    silenced: tuple[str, float]
+    """the hidden layer that lost most of its units in these steps, and the share that is dead behind them"""
+    gentle: list[float] | None
+    """as `losses`, with a tenth of the rate; None where these fall well enough"""
+    guess: float
+    """the loss of guessing, ln K"""
+
+
+def batch_of(config: Config, records: Records) -> tuple[Array, Array]:
+    """The first pictures of the set as the network sees them in training, and their labels."""
+    count = min(PICTURES, records.examples(TRAIN))
+    taken = records.gather(TRAIN, np.arange(count))
+    look = jax.jit(augmentation(config, records, columns.make_mesh()))
+    return look(taken["image"], jax.random.key(config.seed), jnp.float32(1)), jnp.asarray(taken["label"])
+
+
+def examine(config: Config, records: Records, steps: Iterable[int] = range(STEPS)) -> Diagnosis:
+    """Measures the untrained network on one batch, then takes steps on it."""
+    views, labels = batch_of(config, records)
+    forward, rate = functional.forward(config.model), rates(config.optim, 0.0, Progress())
+
+    def loss(params: Any, key: Array) -> Array:
+        logits = forward(params, views, key=key, train=True)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    @jax.jit
+    def step(params: Any, state: Any, key: Array, rate: Rates) -> tuple[Any, ...]:
+        value, gradient = jax.value_and_grad(loss)(params, key)
+        return value, gradient, *update(config.optim, params, state, gradient, rate)
+
+    key = jax.random.key(config.seed)
+    fresh, start = functional.init(config.model, key), moments(config.optim, functional.init(config.model, key))
+    features, seen = functional.features(config.model), behind_activation(config.model)
+
+    def trial(rate: Rates, numbers: Iterable[int]) -> tuple[list[float], Any]:
+        params, state, losses = fresh, start, []
+        for number in numbers:
+            value, _, params, state, _ = step(params, state, jax.random.fold_in(key, number), rate)
+            losses.append(float(value))
+        return [*losses, float(step(params, state, key, rate)[0])], params
+
+    _, gradient, *_, change = step(fresh, start, key, rate)
+    before = jax.device_get(features(fresh, views))
+    layers = [
+        look(name, before[act], fresh[name]["kernel"], gradient[name]["kernel"], change[name]["kernel"])
+        for name, act in seen.items()
+    ]
+    losses, trained = trial(rate, steps)
+    after = jax.device_get(features(trained, views))
+    lost = {name: dead(after[act]) - dead(before[act]) for name, act in list(seen.items())[:-1]}
+    silenced = max(lost, key=lambda name: lost[name])
+    slow = not losses[-1] < 0.8 * losses[0]
+    gentle = trial(rate._replace(weights=rate.weights / 10, biases=rate.biases / 10), range(STEPS))[0] if slow else None
+    return Diagnosis(layers, losses, (silenced, dead(after[seen[silenced]])), gentle, math.log(config.model.classes))
+
+
+def behind_activation(model: Model) -> dict[str, str]:
+    """Each layer, and the name under which `features` gives what leaves its nonlinearity (pool1 where that is last)."""
+    seen = {}
+    for row in functional.describe(model):
+        name = row.layer
+        for follower in getattr(getattr(model, row.layer), "then", ()):
+            name = name if follower == "activation" else f"{'pool' if follower == 'pool' else 'norm'}{name[-1]}"
+            if follower == "activation":
+                break
+        seen[row.layer] = name
+    return seen
+
+
+def look(name: str, act: np.ndarray, kernel: Array, gradient: Array, change: Array) -> Layer:
+    size = float(np.sqrt(np.mean(np.square(act, dtype=np.float64))))
+    norm = [float(jnp.linalg.norm(array)) for array in (kernel, gradient, change)]
+    return Layer(
+        name,
+        mean=float(act.mean(dtype=np.float64)),
+        std=float(act.std(dtype=np.float64)),
+        dead=dead(act),
+        differs=float(act.std(axis=0, dtype=np.float64).mean()) / size if size else 0.0,
+        gradient=norm[1],
+        change=norm[2] / norm[0] if norm[0] else math.inf,
+    )
+
+
+def dead(act: np.ndarray) -> float:
+    """The share of units, or maps, that have one value at every position of every picture."""
+    every = tuple(range(act.ndim - 1))
+    return float(np.mean(act.max(axis=every) == act.min(axis=every)))
+
+
+def verdict(found: Diagnosis) -> str:
+    """What the figures mean, in one sentence, the first cause that explains them."""
+    layers, losses, guess = found.layers, found.losses, found.guess
+    first, last, hidden = losses[0], losses[-1], layers[:-1]
+    if not math.isfinite(first) or first > 5 * guess:
+        largest = max(hidden, key=lambda layer: layer.std)
+        return (
+            f"The initial weights are too large: the first loss is {first:.3g}, where guessing gives {guess:.3f}, and "
+            f"activations grow from a std of {hidden[0].std:.2g} behind {hidden[0].name} to {largest.std:.2g} behind "
+            f"{largest.name}; give the layers a smaller std, about sqrt(2 / inputs of a unit)."
+        )
+    for layer in hidden:
+        if layer.dead > 0.9:
+            return (
+                f"{layer.name} is dead: {layer.dead:.0%} of its units never fire, so that nothing gets through it; "
+                f"give it a larger bias, or the layers before it smaller weights."
+            )
+    lost = next((layer for layer in layers if layer.differs < 0.01), None)
+    if lost:
+        before = layers[layers.index(lost) - 1] if lost is not layers[0] else lost
+        return (
+            f"The pictures are lost on the way: behind {lost.name} activations differ from picture to picture by "
+            f"{lost.differs:.2%} of their size ({before.differs:.1%} behind {before.name}), so every picture gets "
+            f"nearly the same logits and the loss stays near {guess:.3f} ({first:.3f} to {last:.3f} in "
+            f"{len(losses) - 1} steps); the initial weights are too small against the biases."
+        )
+    worst = max(losses, key=lambda loss: loss if math.isfinite(loss) else math.inf)
+    if not math.isfinite(worst) or worst > 10 * max(first, guess):
+        at = next(number for number, loss in enumerate(losses) if not loss <= 10 * max(first, guess))
+        return (
+            f"The rate is too high: on the same pictures the loss goes from {first:.3f} to {losses[at]:.3g} within "
+            f"{at} step(s); try a tenth of it."
+        )
+    silenced, share = found.silenced
+    share_before = next(layer.dead for layer in layers if layer.name == silenced)
+    if share > share_before + 0.5:
+        return (
+            f"The rate is too high: {len(losses) - 1} steps on the same pictures silence {silenced}, of whose units "
+            f"{share_before:.0%} were dead before and {share:.0%} are behind them (loss {first:.3f} to "
+            f"{last:.3f}); try a tenth of it."
+        )
+    if found.gentle and found.gentle[-1] < 0.9 * last:
+        return (
+            f"The rate is too high: in {len(losses) - 1} steps on the same pictures it brings the loss from "
+            f"{first:.3f} to {last:.3f}, a tenth of it to {found.gentle[-1]:.3f}; try that."
+        )
+    if last > 0.99 * first:
+        return (
+            f"The loss hardly moves: {first:.4f} to {last:.4f} in {len(losses) - 1} steps on the same pictures, though "
+            f"they can be told apart behind every layer; try a higher rate, or larger initial weights."
+        )
+    return (
+        f"Nothing is wrong here: the network tells the pictures apart, and the loss on them falls from {first:.3f} to "
+        f"{last:.3f} in {len(losses) - 1} steps."
+    )
+
+
+def table_of(found: Diagnosis) -> Table:
+    table = Table("layer", title="Before the first step")
+    for column in ("mean", "std", "dead units", "differs by picture", "gradient", "update / weight"):
+        table.add_column(column, justify="right")
+    for layer in found.layers:
+        shares = f"{layer.dead:.0%}", f"{layer.differs:.2%}"
+        figures = (f"{value:.2e}" for value in (layer.gradient, layer.change))
+        table.add_row(layer.name, f"{layer.mean:.3g}", f"{layer.std:.3g}", *shares, *figures)
+    return table
+
+
+def enlarged(config: Config, directory: Path) -> Records:
+    """Embedded pictures in the size and colours that the network reads, with the paper's room for crops."""
+    embedded, model = Records(EMBEDDED), config.model
+    taken = embedded.gather(TRAIN, np.arange(PICTURES))
+    side = model.image_size * 256 // 224
+    pictures = [fit(image[:, :, 0], side, rgb=model.channels == 3) for image in taken["image"]]
+    examples = list(zip(pictures, map(int, taken["label"]), strict=True))
+    write(directory, {TRAIN: examples, VALIDATION: examples}, embedded.classes, embedded.meta["source"])
+    return Records(directory)
+
+
+def diagnose() -> None:
+    options, config = command_line.parse_recipe(Options)
+    console = Console(highlight=False)
+    with ExitStack() as stack:
+        records, model = Records(options.directory or EMBEDDED), config.model
+        kind = "pictures"
+        if not options.directory and (model.channels != 1 or 28 + 2 * config.data.pad < model.image_size):
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "enlarged"
+            records, kind = enlarged(config, directory), "enlarged embedded pictures"
+        config = fit_classes(config, records)
+        check_fit(config, records)
+        shape = "x".join(map(str, records.image_shape))
+        console.print(f"{config.preset} on {min(PICTURES, records.examples(TRAIN))} {kind} of {shape}", soft_wrap=True)
+        found = examine(config, records, track(range(STEPS), "steps", console=Console(stderr=True), transient=True))
+    console.print(table_of(found))
+    console.print(verdict(found), soft_wrap=True)
+
+
+if __name__ == "__main__":
+    command_line.main(diagnose)

@@ -1,0 +1,105 @@
+"""Healthy networks and broken ones, told apart by one batch and twenty steps on it."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from conftest import run_command
+
+from alexnet_jax import diagnose, presets
+from alexnet_jax.config import Config
+from alexnet_jax.data.records import EMBEDDED, Records
+from alexnet_jax.diagnose import Diagnosis, Layer, verdict
+
+
+def examined(config: Config) -> Diagnosis:
+    return diagnose.examine(config, Records(EMBEDDED))
+
+
+def small_weights_and_biases_of_1(config: Config) -> Config:
+    """The first cause of failed reproductions: 0.01 everywhere, and biases that outweigh what comes in."""
+    names = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7")
+    model = config.model
+    layers: dict[str, Any] = {name: replace(getattr(model, name), std=0.01, bias=1.0) for name in names}
+    return replace(config, model=replace(model, **layers, fc8=replace(model.fc8, std=0.01)))
+
+
+@pytest.mark.parametrize("name", ["fashion", "tutorial"])
+def test_a_healthy_preset_is_called_healthy(name: str) -> None:
+    found = examined(presets.preset(name))
+    assert verdict(found).startswith("Nothing is wrong here"), found
+    assert found.losses[-1] < 0.8 * found.losses[0]
+    assert found.layers[0].name == "conv1"
+    assert all(layer.gradient > 0 and 0 < layer.change < 1 for layer in found.layers)
+
+
+def test_weights_of_001_and_biases_of_1_are_found() -> None:
+    found = examined(small_weights_and_biases_of_1(presets.preset("fashion")))
+    said = verdict(found)
+    assert said.startswith("The pictures are lost on the way: behind conv4"), said
+    assert "the loss stays near 2.303" in said
+    assert found.losses[-1] == pytest.approx(math.log(10), abs=0.1), "it says what really happens"
+
+
+def test_the_tutorials_std_of_1_is_found() -> None:
+    tutorial = presets.preset("tutorial")
+    found = examined(replace(tutorial, model=replace(tutorial.model, std=1.0)))
+    assert verdict(found).startswith("The initial weights are too large: the first loss is"), found
+    assert found.losses[0] > 1e5
+
+
+def test_a_rate_ten_times_too_high_is_found() -> None:
+    fashion = presets.preset("fashion")
+    said = verdict(examined(replace(fashion, optim=replace(fashion.optim, rate=10 * fashion.optim.rate))))
+    assert said.startswith("The rate is too high"), said
+
+
+def layer(name: str, **changes: float) -> Layer:
+    return Layer(name, mean=0.5, std=1.0, dead=0.1, differs=0.3, gradient=1.0, change=1e-3)._replace(**changes)
+
+
+def test_a_dead_layer_is_named_with_its_share() -> None:
+    layers = [layer("conv3"), layer("conv4", dead=0.98, differs=0.001), layer("fc8", differs=0.0)]
+    said = verdict(Diagnosis(layers, [2.30, 2.30], ("conv3", 0.1), None, math.log(10)))
+    assert said.startswith("conv4 is dead: 98% of its units never fire")
+
+
+def test_a_loss_that_stands_still_is_named() -> None:
+    said = verdict(Diagnosis([layer("conv1"), layer("fc8")], [2.3030, 2.3029], ("conv1", 0.1), None, math.log(10)))
+    assert said.startswith("The loss hardly moves: 2.3030 to 2.3029")
+
+
+def test_a_rate_that_makes_the_loss_explode_is_named_with_the_step() -> None:
+    said = verdict(
+        Diagnosis([layer("conv1"), layer("fc8")], [2.3, 9.0, 50.0, math.nan], ("conv1", 0.1), None, math.log(10))
+    )
+    assert "the loss goes from 2.300 to 50 within 2 step(s)" in said
+
+
+def test_a_rate_that_kills_units_or_learns_less_than_a_tenth_of_it_is_named() -> None:
+    layers = [layer("conv1"), layer("conv5"), layer("fc8")]
+    said = verdict(Diagnosis(layers, [2.3, 2.2], ("conv5", 0.89), None, math.log(10)))
+    assert "silence conv5, of whose units 10% were dead before and 89% are behind them" in said
+    said = verdict(Diagnosis(layers, [2.3, 2.2], ("conv5", 0.3), [2.3, 1.5], math.log(10)))
+    assert "brings the loss from 2.300 to 2.200, a tenth of it to 1.500" in said
+
+
+def test_a_layer_is_measured_behind_its_activation() -> None:
+    """conv1 of 2012 has its ReLU behind the pooling; Caffe's has it at once."""
+    seen = {name: diagnose.behind_activation(presets.preset(name).model) for name in ("cuda_convnet", "caffe")}
+    assert seen["cuda_convnet"] == {
+        "conv1": "pool1", "conv2": "conv2", "conv3": "conv3", "conv4": "conv4", "conv5": "pool5",
+        "fc6": "fc6", "fc7": "fc7", "fc8": "fc8",
+    }  # fmt: skip
+    assert seen["caffe"]["conv1"] == "conv1"
+
+
+def test_the_command_enlarges_the_embedded_pictures_where_a_network_reads_larger_ones() -> None:
+    ended = run_command("diagnose", "cifar")
+    assert ended.code == 0, ended.err
+    assert "cifar on 32 enlarged embedded pictures of 36x36x3" in ended.out
+    assert all(f"│ {layer} " in ended.out for layer in ("conv1", "conv2", "conv3", "fc10"))
+    assert "Nothing is wrong here" in ended.out
+    assert "there is no preset 'alexnet'" in run_command("diagnose", "alexnet").refused
+    assert "there is no data directory" in run_command("diagnose", "cifar", "--data", "nowhere").refused

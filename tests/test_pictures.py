@@ -1,0 +1,393 @@
+"""Pictures of any kind: which files, and pixel by pixel what comes of them."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from alexnet_jax.config import BadInput
+from alexnet_jax.data.imagenet import imagenet_classes
+from alexnet_jax.data.pictures import find, open_picture
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Callable[..., Path]:
+    def save(name: str, picture: Image.Image | np.ndarray, **how: Any) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(path, **how)
+        return path
+
+    return save
+
+
+Save = Callable[..., Path]
+
+
+def noise(height: int, width: int, channels: int = 3) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, channels)).astype(np.uint8)
+
+
+def smooth(height: int, width: int) -> Image.Image:
+    """A few large, soft spots of colour, which survive a JPEG."""
+    return Image.fromarray(noise(3, 4)).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def stripes(*colours: tuple[int, int, int], thick: int, long: int) -> np.ndarray:
+    """Upright stripes, the first on the left."""
+    return np.broadcast_to(np.repeat(np.array(colours, np.uint8), thick, axis=0), (long, len(colours) * thick, 3))
+
+
+def assert_near(a: np.ndarray, b: Any, within: int) -> None:
+    difference = np.abs(a.astype(int) - np.asarray(b).astype(int))
+    assert difference.max() <= within, difference.max()
+
+
+# --- which files
+
+
+def test_files_folders_and_patterns_each_once_in_order(
+    save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["b.png", "a.JPG", "below/c.gif", "below/deep/d.webp", "e[1].png", "e1.png"]
+    for name in names:
+        save(name, noise(2, 2))
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "talk.pdf").write_text("Pillow writes them, and cannot read them")
+    (tmp_path / "data.h5").write_text("Pillow only recognises them")
+    save(".hidden.png", noise(2, 2))
+    save(".thumbnails/a.png", noise(2, 2))
+    (tmp_path / "folder.png").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    def found(*arguments: str) -> list[str]:
+        return [str(path) for path in find(arguments)]
+
+    assert found(".") == ["a.JPG", "b.png", "below/c.gif", "below/deep/d.webp", "e1.png", "e[1].png"]
+    assert found("below/deep", "b.png", "below") == ["below/deep/d.webp", "b.png", "below/c.gif"]
+    assert found("b.png", "./b.png", "below/../b.png", str(tmp_path / "b.png")) == ["b.png"]
+    assert found("?.*") == ["a.JPG", "b.png"]
+    assert found("**/*.webp") == ["below/deep/d.webp"]
+    assert found("e[1].png") == ["e[1].png"], "a name that exists is a name"
+    assert found("e[12].png") == ["e1.png"]
+    assert found("bel*") == ["below/c.gif", "below/deep/d.webp"]
+    assert found(".thumbnails") == [".thumbnails/a.png"], "asked for by its name"
+    assert found("notes.txt") == ["notes.txt"], "a file that is named is not judged by its suffix"
+    assert found() == []
+
+
+def test_an_argument_that_names_nothing_is_refused(save: Save, tmp_path: Path) -> None:
+    good = str(save("good.png", noise(2, 2)))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadInput, match=r"there is no picture .*/gone.png$"):
+        find([good, str(tmp_path / "gone.png"), str(tmp_path / "also_gone.png")])
+    with pytest.raises(BadInput, match=r"there is no picture .*/\*.gif$"):
+        find([str(tmp_path / "*.gif")])
+    with pytest.raises(BadInput, match=r"there are no pictures below .*/empty$"):
+        find([str(tmp_path / "empty"), good])
+
+
+# --- orientation
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("square", ["crop", "warp"])
+def test_every_orientation_gives_the_same_picture(save: Save, kind: str, square: Any) -> None:
+    """Stored turned or mirrored, with the tag that says so."""
+    upright = smooth(48, 80)
+    stored = {
+        1: upright,
+        2: ImageOps.mirror(upright),
+        3: upright.rotate(180),
+        4: ImageOps.flip(upright),
+        5: upright.transpose(Image.Transpose.TRANSPOSE),
+        6: upright.rotate(90, expand=True),  # 6: turn it by 90 degrees clockwise to see it
+        7: upright.transpose(Image.Transpose.TRANSVERSE),
+        8: upright.rotate(-90, expand=True),
+    }
+    how = {"lossless": True} if kind == "webp" else {"quality": 95} if kind == "jpg" else {}
+    expected = open_picture(save("upright.png", upright), (32, 40, 3), square)
+    if square == "warp":
+        assert_near(expected, upright.resize((40, 32), Image.Resampling.BICUBIC), 0)
+    for orientation, picture in stored.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        path = save(f"{orientation}.{kind}", picture, exif=exif, **how)
+        assert_near(open_picture(path, (32, 40, 3), square), expected, 6 if kind == "jpg" else 0)
+
+
+@pytest.mark.parametrize("exif", [b"II*\0 this is no directory of tags", b"MM\0\0 this is no header"])
+def test_damaged_exif_leaves_the_pixels(save: Save, exif: bytes) -> None:
+    path = save("a.png", noise(8, 8), exif=b"Exif\0\0" + exif)
+    np.testing.assert_array_equal(open_picture(path, (8, 8, 3), "crop"), noise(8, 8))
+
+
+# --- modes
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_fits_already_comes_unchanged(save: Save, channels: int) -> None:
+    picture = noise(9, 7, channels)
+    path = save("a.png", picture[:, :, 0] if channels == 1 else picture)
+    for square in ("crop", "warp"):
+        out = open_picture(path, (9, 7, channels), square)
+        assert (out.dtype, out.flags.writeable) == (np.uint8, True)
+        np.testing.assert_array_equal(out, picture)
+
+
+def test_grey_and_colour_become_each_other(save: Save) -> None:
+    red, green, blue = noise(6, 6).astype(float).transpose(2, 0, 1)
+    grey = open_picture(save("colour.png", noise(6, 6)), (6, 6, 1), "crop")
+    assert_near(grey[:, :, 0], 0.299 * red + 0.587 * green + 0.114 * blue, 1)
+    colour = open_picture(save("grey.png", grey[:, :, 0]), (6, 6, 3), "crop")
+    np.testing.assert_array_equal(colour, np.repeat(grey, 3, axis=2))
+
+
+def test_black_and_white(save: Save) -> None:
+    bits = np.random.default_rng(0).random((5, 5)) < 0.5
+    out = open_picture(save("a.png", Image.fromarray(bits)), (5, 5, 1), "crop")
+    np.testing.assert_array_equal(out[:, :, 0], 255 * bits)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "white"),
+    [
+        ("a.png", np.uint16, 65535),
+        ("a.tif", np.uint16, 65535),
+        ("a.pgm", np.uint16, 65535),
+        ("32bit.tif", np.int32, 65535),
+        ("beyond.tif", np.int32, 2**24),
+        ("unit.tif", np.float32, 1),
+        ("byte.tif", np.float32, 255),
+        ("word.tif", np.float32, 65535),
+    ],
+)
+def test_more_than_eight_bits_are_scaled(save: Save, name: str, kind: Any, white: int) -> None:
+    ramp = np.linspace(0, white, 256 * 4).reshape(32, 32)
+    for channels in (1, 3):
+        out = open_picture(save(name, ramp.astype(kind)), (32, 32, channels), "crop")
+        assert_near(out, np.repeat(ramp[:, :, None] * 255 / white, channels, axis=2).round(), 1)
+    assert (out.min(), out.max()) == (0, 255)
+
+
+def test_floats_that_are_no_numbers_are_black(save: Save) -> None:
+    path = save("a.tif", np.array([[np.nan, np.inf], [-1, 1]], np.float32))
+    np.testing.assert_array_equal(open_picture(path, (2, 2, 1), "crop")[:, :, 0], [[0, 0], [0, 255]])
+
+
+def test_sixteen_bits_of_colour(save: Save, tmp_path: Path) -> None:
+    """Pillow does not write them: a PPM is made by hand."""
+    values = np.random.default_rng(0).integers(0, 65536, (4, 5, 3))
+    path = tmp_path / "a.ppm"
+    path.write_bytes(b"P6 5 4 65535\n" + values.astype(">u2").tobytes())
+    assert_near(open_picture(path, (4, 5, 3), "crop"), values / 257, 1)
+
+
+def test_transparency_shows_white(save: Save) -> None:
+    colours = np.array([[RED, RED, RED, BLUE]], np.uint8)
+    alpha = np.array([[255, 0, 128, 0]], np.uint8)
+    shown = [RED, WHITE, (255, 127, 127), WHITE]
+
+    def see(path: Path) -> np.ndarray:
+        return open_picture(path, (1, 4, 3), "crop")[0]
+
+    assert_near(see(save("rgba.png", np.dstack([colours, alpha]))), shown, 1)
+    grey = np.array([[0, 0, 100, 100]], np.uint8)
+    la = Image.merge("LA", [Image.fromarray(grey), Image.fromarray(alpha)])
+    assert_near(see(save("la.png", la))[:, 0], [0, 255, 177, 255], 1)
+    palette = Image.fromarray(np.array([[0, 1, 2, 3]], np.uint8))
+    palette.putpalette([*RED, *RED, *RED, *BLUE])
+    assert_near(see(save("opaque.png", palette)), colours[0], 0)
+    assert_near(see(save("bytes.png", palette, transparency=bytes(alpha[0].tolist()))), shown, 1)
+    assert_near(see(save("index.png", palette, transparency=3)), [RED, RED, RED, WHITE], 0)
+    assert_near(see(save("index.gif", palette, transparency=3)), [RED, RED, RED, WHITE], 0)
+    assert_near(see(save("colour.png", colours, transparency=BLUE)), [RED, RED, RED, WHITE], 0)
+    assert_near(see(save("level.png", grey, transparency=100))[:, 0], [0, 0, 255, 255], 0)
+    bits = Image.fromarray(grey > 0)
+    assert_near(see(save("bit.png", bits, transparency=0))[:, 0], [255, 255, 255, 255], 0)
+    assert_near(see(save("word.png", grey.astype(np.uint16) * 257, transparency=25700))[:, 0], [0, 0, 255, 255], 0)
+
+
+def test_transparency_leaves_no_fringe_when_scaled(save: Save) -> None:
+    """What is hidden beside an opaque white must not shine through."""
+    hidden = np.zeros((64, 64, 4), np.uint8)
+    hidden[:, 32:] = 255
+    assert (open_picture(save("a.png", hidden), (7, 7, 3), "crop") == 255).all()
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "L", "RGB"])
+def test_jpegs_of_every_mode(save: Save, mode: str) -> None:
+    picture = smooth(40, 40)
+    path = save("a.jpg", picture.convert(mode), quality=95)
+    with Image.open(path) as stored:
+        assert stored.mode == {"YCbCr": "RGB"}.get(mode, mode)
+    expected = picture.convert("L").convert("RGB") if mode == "L" else picture
+    assert_near(open_picture(path, (40, 40, 3), "crop"), expected, 12)
+    assert_near(open_picture(path, (40, 40, 1), "crop")[:, :, 0], expected.convert("L"), 8)
+
+
+def test_other_colour_spaces_of_tiff(save: Save) -> None:
+    picture = smooth(40, 40)
+    for mode in ("CMYK", "YCbCr"):
+        assert_near(open_picture(save("a.tif", picture.convert(mode)), (40, 40, 3), "crop"), picture, 3)
+
+
+@pytest.mark.parametrize("kind", ["gif", "png", "webp", "tif"])
+def test_the_first_frame_counts(save: Save, kind: str) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, GREEN, BLUE)]
+    path = save(f"a.{kind}", frames[0], save_all=True, append_images=frames[1:])
+    assert_near(open_picture(path, (8, 8, 3), "crop"), np.broadcast_to(RED, (8, 8, 3)), 3)
+
+
+# --- geometry
+
+
+def test_crop_keeps_the_middle_and_its_proportions(save: Save) -> None:
+    wide = stripes(RED, GREEN, BLUE, thick=40, long=40)
+    for picture in (wide, wide.transpose(1, 0, 2)):
+        out = open_picture(save("a.png", picture), (10, 10, 3), "crop")
+        assert_near(out[3:7, 3:7], np.broadcast_to(GREEN, (4, 4, 3)), 0)
+        assert_near(out.mean(axis=(0, 1)), GREEN, 12)
+    # 120 x 40 onto 20 wide and 10 high: scaled to 30 x 10, and five columns go on either side.
+    out = open_picture(save("a.png", wide), (10, 20, 3), "crop")
+    assert_near(out[5, [0, 3, 7, 12, 16, 19]], [RED, RED, GREEN, GREEN, BLUE, BLUE], 0)
+
+
+def test_crop_is_the_middle_of_the_scaled_picture(save: Save) -> None:
+    """As in section 2: first scaled, then cut; with an odd rest the smaller half goes on the left, as by // 2."""
+    for height, width in [(40, 90), (90, 40), (40, 84)]:
+        picture = smooth(height, width)
+        scaled = picture.resize((width // 2, height // 2), Image.Resampling.BICUBIC)
+        left, top = (scaled.width - 20) // 2, (scaled.height - 20) // 2
+        out = open_picture(save("a.png", picture), (20, 20, 3), "crop")
+        assert_near(out, scaled.crop((left, top, left + 20, top + 20)), 0)
+
+
+def test_crop_without_scaling_is_a_cut(save: Save) -> None:
+    picture = noise(8, 13)
+    np.testing.assert_array_equal(open_picture(save("a.png", picture), (8, 8, 3), "crop"), picture[:, 2:10])
+
+
+def test_warp_keeps_everything(save: Save) -> None:
+    wide = stripes(RED, GREEN, BLUE, thick=40, long=40)
+    out = open_picture(save("a.png", wide), (12, 12, 3), "warp")
+    assert_near(out[:, [1, 5, 6, 10]], np.broadcast_to([RED, GREEN, GREEN, BLUE], (12, 4, 3)), 0)
+    out = open_picture(save("a.png", wide.transpose(1, 0, 2)), (12, 6, 3), "warp")
+    assert_near(out[[1, 5, 6, 10]], np.broadcast_to(np.array([RED, GREEN, GREEN, BLUE])[:, None], (4, 6, 3)), 0)
+
+
+def test_shrinking_averages(save: Save) -> None:
+    """A fine chequered pattern becomes grey, and not a coarse one."""
+    chequered = (np.indices((400, 400)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    for square in ("crop", "warp"):
+        assert_near(open_picture(save("a.png", chequered), (32, 32, 1), square), np.full((32, 32, 1), 128), 2)
+
+
+@pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (1, 1), (2, 3), (1, 2)])
+@pytest.mark.parametrize("square", ["crop", "warp"])
+def test_extreme_shapes(save: Save, size: tuple[int, int], square: Any) -> None:
+    path = save("a.png", Image.new("RGB", size, (10, 20, 30)))
+    for shape in ((256, 256, 3), (40, 60, 3)):
+        assert_near(open_picture(path, shape, square), np.broadcast_to((10, 20, 30), shape), 0)
+
+
+@pytest.mark.parametrize("square", ["crop", "warp"])
+@pytest.mark.parametrize("size", [(1600, 1200), (1601, 1203), (400, 1600)])
+def test_a_jpeg_decoded_small_looks_the_same(save: Save, size: tuple[int, int], square: Any) -> None:
+    picture = Image.fromarray(noise(12, 16)).resize(size, Image.Resampling.BICUBIC)
+    jpeg = save("a.jpg", picture, quality=95)
+    with Image.open(jpeg) as whole:
+        png = save("a.png", whole)
+    assert_near(open_picture(jpeg, (64, 64, 3), square), open_picture(png, (64, 64, 3), square), 3)
+
+
+# --- what cannot be read
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(BadInput) as refused:
+        open_picture(path, (8, 8, 3), "crop")
+    assert str(path) in str(refused.value)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def test_what_cannot_be_read_is_named(save: Save, tmp_path: Path) -> None:
+    assert "there is no picture" in refusal(tmp_path / "gone.png")
+    assert "is a folder" in refusal(tmp_path)
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    assert "is empty" in refusal(tmp_path / "empty.jpg")
+    (tmp_path / "text.jpg").write_text("no picture at all")
+    assert "is not a picture of a known format" in refusal(tmp_path / "text.jpg")
+    # Pillow would start Ghostscript.
+    assert "is not a picture of a known format" in refusal(save("a.eps", noise(4, 4)))
+    if os.geteuid():
+        locked = save("locked.png", noise(4, 4))
+        locked.chmod(0)
+        assert refusal(locked).endswith("Permission denied")
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "gif", "webp", "tif", "bmp"])
+def test_truncated(save: Save, kind: str) -> None:
+    path = save(f"a.{kind}", noise(50, 50))
+    whole = path.read_bytes()
+    for part in (len(whole) // 2, len(whole) - 100):
+        path.write_bytes(whole[:part])
+        assert "cannot be read: " in refusal(path)
+    path.write_bytes(whole[:3])
+    refusal(path)
+
+
+def rewrite_chunk(png: Path, name: bytes, begins: bytes) -> None:
+    """Changes the first bytes of a chunk, and its checksum."""
+    data = bytearray(png.read_bytes())
+    start = data.index(name)
+    end = start + 4 + int.from_bytes(data[start - 4 : start], "big")
+    data[start + 4 : start + 4 + len(begins)] = begins
+    data[end : end + 4] = crc32(data[start:end]).to_bytes(4, "big")
+    png.write_bytes(data)
+
+
+@pytest.mark.parametrize("side", [9_500, 30_000])
+def test_a_decompression_bomb(save: Save, side: int) -> None:
+    """Pillow only warns of the first."""
+    path = save("bomb.png", Image.new("1", (9, 9)))
+    rewrite_chunk(path, b"IHDR", side.to_bytes(4, "big") * 2)
+    assert "has more than 89478485 pixels" in refusal(path)
+
+
+def test_pillow_is_silent(save: Save) -> None:
+    """In a process of its own: pytest catches warnings before they come to standard error."""
+    warns = save("warns.png", noise(4, 4), save_all=True, append_images=[Image.new("RGB", (4, 4))])
+    rewrite_chunk(warns, b"acTL", b"\0\0\0\0")  # an animation without frames
+    plain = f"from PIL import Image; Image.open({str(warns)!r}).load()"
+    assert "Invalid APNG" in run(plain).stderr
+    done = run(
+        "from pathlib import Path; from alexnet_jax.data.pictures import open_picture; "
+        f"print(open_picture(Path({str(warns)!r}), (4, 4, 3), 'crop').shape)"
+    )
+    assert (done.stdout, done.stderr) == ("(4, 4, 3)\n", "")
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+# --- ImageNet's names
+
+
+def test_imagenet_has_a_thousand_classes_in_order() -> None:
+    classes = imagenet_classes()
+    assert len(classes) == len(set(classes)) == 1000
+    assert all(name == name.strip() != "" for name in classes)
+    known = {0: "tench", 134: "crane bird", 207: "golden retriever", 281: "tabby", 517: "crane", 999: "toilet tissue"}
+    assert {number: classes[number] for number in known} == known
