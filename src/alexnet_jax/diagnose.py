@@ -63,7 +63,7 @@ class Diagnosis(NamedTuple):
     silenced: tuple[str, float]
     """the hidden layer that lost most of its units in these steps, and the share that is dead behind them"""
     gentle: list[float] | None
-    """as `losses`, with a tenth of the rate; None where these fall well enough"""
+    """as `losses`, with a tenth of the rate; None where these fell well at some time"""
     guess: float
     """the loss of guessing, ln K"""
 
@@ -111,7 +111,7 @@ def examine(config: Config, records: Records, steps: Iterable[int] = range(STEPS
     after = jax.device_get(features(trained, views))
     lost = {name: dead(after[act]) - dead(before[act]) for name, act in list(seen.items())[:-1]}
     silenced = max(lost, key=lambda name: lost[name])
-    slow = not losses[-1] < 0.8 * losses[0]
+    slow = not min(losses) < 0.8 * losses[0]
     gentle = trial(rate._replace(weights=rate.weights / 10, biases=rate.biases / 10), range(STEPS))[0] if slow else None
     return Diagnosis(layers, losses, (silenced, dead(after[seen[silenced]])), gentle, math.log(config.model.classes))
 
@@ -152,7 +152,8 @@ def dead(act: np.ndarray) -> float:
 def verdict(found: Diagnosis) -> str:
     """What the figures mean, in one sentence, the first cause that explains them."""
     layers, losses, guess = found.layers, found.losses, found.guess
-    first, last, hidden = losses[0], losses[-1], layers[:-1]
+    # Momentum may carry the loss up again, most of all in a batch smaller than the preset's.
+    first, last, best, hidden = losses[0], losses[-1], min(losses), layers[:-1]
     if not math.isfinite(first) or first > 5 * guess:
         largest = max(hidden, key=lambda layer: layer.std)
         return (
@@ -184,25 +185,25 @@ def verdict(found: Diagnosis) -> str:
         )
     silenced, share = found.silenced
     share_before = next(layer.dead for layer in layers if layer.name == silenced)
-    if share > share_before + 0.5:
+    if found.gentle and share > share_before + 0.5:
         return (
             f"The rate is too high: {len(losses) - 1} steps on the same pictures silence {silenced}, of whose units "
             f"{share_before:.0%} were dead before and {share:.0%} are behind them (loss {first:.3f} to "
             f"{last:.3f}); try a tenth of it."
         )
-    if found.gentle and found.gentle[-1] < 0.9 * last:
+    if found.gentle and min(found.gentle) < 0.9 * best:
         return (
             f"The rate is too high: in {len(losses) - 1} steps on the same pictures it brings the loss from "
-            f"{first:.3f} to {last:.3f}, a tenth of it to {found.gentle[-1]:.3f}; try that."
+            f"{first:.3f} to {best:.3f} at best, a tenth of it to {min(found.gentle):.3f}; try that."
         )
-    if last > 0.99 * first:
+    if best > 0.99 * first:
         return (
             f"The loss hardly moves: {first:.4f} to {last:.4f} in {len(losses) - 1} steps on the same pictures, though "
             f"they can be told apart behind every layer; try a higher rate, or larger initial weights."
         )
     return (
         f"Nothing is wrong here: the network tells the pictures apart, and the loss on them falls from {first:.3f} to "
-        f"{last:.3f} in {len(losses) - 1} steps."
+        f"{best:.3f} within {len(losses) - 1} steps."
     )
 
 

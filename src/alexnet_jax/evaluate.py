@@ -99,6 +99,11 @@ def data_of(found: checkpoint.Checkpoint) -> Path:
     raise BadInput(f"{found.path} comes from {found.data['source']} and names no pictures; give --data")
 
 
+def described(classes: list[str]) -> str:
+    """In a few words."""
+    return f"{len(classes)} classes ({', '.join(classes[:3])}{', ..' if len(classes) > 3 else ''})"
+
+
 def evaluate() -> None:
     options = command_line.parse(Options)
     command_line.make_cpu_devices()
@@ -109,8 +114,8 @@ def evaluate() -> None:
     foreign = trained_on["fingerprint"] is None and len(records.classes) == len(trained_on["classes"])
     if records.classes != trained_on["classes"] and not foreign:
         raise BadInput(
-            f"{records.directory} has the classes {', '.join(records.classes)}; "
-            f"{found.path} was trained on {', '.join(trained_on['classes'])}"
+            f"{records.directory} has {described(records.classes)}; {found.path} was trained on "
+            f"{described(trained_on['classes'])}"
         )
     if list(records.image_shape) != trained_on["image_shape"]:
         raise BadInput(

@@ -154,11 +154,14 @@ def start_from(path: Path, config: Config, records: Records, state: State, conso
     return state._replace(params=params)
 
 
-def stalled(config: Config, name: str) -> str:
-    """What is said where the first epoch's validation loss is no better than guessing."""
+def advice(loss: float, classes: int, name: str) -> str | None:
+    """What to do where an epoch has left the validation loss no better than that of guessing."""
+    guess = math.log(classes)
+    if loss < 0.99 * guess:
+        return None
     return (
-        f"The loss has not moved in this epoch: guessing would give {math.log(config.model.classes):.3f}. To see why, "
-        f"run python -m alexnet_jax.diagnose {name}, with this run's --model, --optim and --data options."
+        f"After an epoch the loss is {loss:.4g}, no better than guessing, which gives {guess:.4g}. To see why, run "
+        f"python -m alexnet_jax.diagnose {name}, with this run's --model, --optim and --data options."
     )
 
 
@@ -276,8 +279,9 @@ def train() -> None:
                 watch.settle()
                 figures = meter.measure(state.params, crops=1)
                 watch.validated(done, figures, crops=1)
-                if done * batch // examples == 1 and figures["loss"] > 0.99 * math.log(config.model.classes):
-                    bar.print(stalled(config, options.config))
+                said = advice(figures["loss"], config.model.classes, options.config)
+                if said and done * batch // examples == 1:
+                    bar.print(said)
                 progress.weights.see(figures["top1_error"], config.optim.schedule)
                 progress.biases.see(figures["top1_error"], config.optim.bias_schedule)
                 if progress.best_error is None or figures["top1_error"] < progress.best_error:
