@@ -299,6 +299,8 @@ def test_bad_input_is_answered_with_one_sentence(tiny_file: Path, tiny_data: Pat
     assert "does not fit the network: conv2's 3x3 kernel reads a map of 1x1" in refused(
         "fashion", "--model.image-size", 1, "--model.conv2.padding", 0, 0
     )
+    assert "optim.layer_rates names 'conv9'" in refused("fashion", "--optim.layer-rates", "conv9", 0.1)
+    assert "there is no run or checkpoint" in refused("fashion", "--init", tmp_path / "nothing")
     assert "has 3 classes and --model.fc8.units asks for 7" in refused("fashion", *data, "--model.fc8.units", 7)
     not_config = tmp_path / "other.py"
     not_config.write_text("CONFIG = 3\n")

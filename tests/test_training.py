@@ -11,7 +11,7 @@ import pytest
 import alexnet_jax as alexnet
 from alexnet_jax import presets
 from alexnet_jax.config import BadInput, Config, OptimConfig, Schedule
-from alexnet_jax.training.optimiser import Rates, moments, rates, update
+from alexnet_jax.training.optimiser import Rates, check_layers, moments, rates, update
 from alexnet_jax.training.progress import Plateau, Progress
 from alexnet_jax.training.step import make_error_sums, make_train_step, new_state
 
@@ -57,8 +57,8 @@ def test_a_layer_may_have_its_own_decay() -> None:
 
 def test_a_layer_that_is_not_there_is_named() -> None:
     config = OptimConfig(layer_rates=(("conv9", 0.5),))
-    with pytest.raises(BadInput, match="names 'conv9'; the network's layers are conv1, fc8"):
-        update(config, tree(2.0), tree(0.0), tree(0.0), Rates(0.1, 0.1, 1.0))
+    with pytest.raises(BadInput, match=r"optim.layer_rates names 'conv9'; the network's layers are conv1, fc8"):
+        check_layers(config, tree(2.0))
 
 
 def test_three_adam_updates_equal_arithmetic_by_hand() -> None:

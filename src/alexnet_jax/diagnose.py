@@ -24,7 +24,7 @@ from alexnet_jax.evaluate import check_fit
 from alexnet_jax.networks import columns, functional
 from alexnet_jax.prepare import fit
 from alexnet_jax.train import augmentation, fit_classes
-from alexnet_jax.training.optimiser import Rates, moments, rates, update
+from alexnet_jax.training.optimiser import Rates, check_layers, moments, rates, update
 from alexnet_jax.training.progress import Progress
 
 PICTURES, STEPS = 32, 20
@@ -240,6 +240,7 @@ def diagnose() -> None:
             records, kind = enlarged(config, directory), "enlarged embedded pictures"
         config = fit_classes(config, records)
         check_fit(config, records)
+        check_layers(config.optim, [row.layer for row in functional.describe(config.model)])
         shape = "x".join(map(str, records.image_shape))
         console.print(f"{config.preset} on {min(PICTURES, records.examples(TRAIN))} {kind} of {shape}", soft_wrap=True)
         found = examine(config, records, track(range(STEPS), "steps", console=Console(stderr=True), transient=True))

@@ -25,10 +25,12 @@ from alexnet_jax.networks import columns, functional
 from alexnet_jax.presets import preset
 from alexnet_jax.training import checkpoint
 from alexnet_jax.training.log import Log, ProgressBar, Watch
-from alexnet_jax.training.optimiser import rates
+from alexnet_jax.training.optimiser import check_layers, rates
 from alexnet_jax.training.progress import Progress
 from alexnet_jax.training.step import State, make_train_step, new_state
 from alexnet_jax.training.transfer import transfer
+
+UNFINISHED = "config.incomplete"
 
 
 @dataclass(frozen=True)
@@ -71,20 +73,16 @@ def fit_classes(config: Config, records: Records) -> Config:
     return replace(config, model=config.model.with_classes(there))
 
 
-def open_run(run: Path, config: Config, fingerprint: str) -> checkpoint.Checkpoint | None:
-    """Makes the run directory, or finds what to go on from. Raises BadInput where it belongs to another run."""
-    path, unfinished = run / "config.json", run / "config.incomplete"
+def find_run(run: Path, config: Config, fingerprint: str) -> checkpoint.Checkpoint | None:
+    """What to go on from. Raises BadInput where the run directory belongs to something else."""
+    path = run / "config.json"
     if path.exists():
         other = diff(from_json(path.read_text()), config)
         if other:
             fields = ", ".join(f"{name} ({there} there, {here} now)" for name, (there, here) in other.items())
             raise BadInput(f"{run} is a run with another config: {fields}; give another --workdir")
-    elif run.exists() and any(child != unfinished for child in run.iterdir()):
+    elif run.exists() and any(child != run / UNFINISHED for child in run.iterdir()):
         raise BadInput(f"{run} is not empty and not a run; give another --workdir")
-    else:
-        run.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(to_json(config))
-        unfinished.rename(path)
     latest = run / "checkpoints" / checkpoint.LATEST
     if not latest.is_dir() or not any(child.name.isdigit() for child in latest.iterdir()):
         return None
@@ -94,6 +92,13 @@ def open_run(run: Path, config: Config, fingerprint: str) -> checkpoint.Checkpoi
             f"{run} was trained on other data ({found.data['path'] or found.data['source']}); give that --data"
         )
     return found
+
+
+def make_run(run: Path, config: Config) -> None:
+    """The run directory with its config."""
+    run.mkdir(parents=True, exist_ok=True)
+    (run / UNFINISHED).write_text(to_json(config))
+    (run / UNFINISHED).rename(run / "config.json")
 
 
 def network_table(model: Model) -> Table:
@@ -213,10 +218,11 @@ def train() -> None:
     records = Records(options.directory or EMBEDDED)
     config = fit_classes(config, records)
     check_fit(config, records)
+    check_layers(config.optim, [row.layer for row in functional.describe(config.model)])
     mesh = command_line.mesh_of(options.mesh, config)
     rows = columns.rows(mesh, config.optim.batch)
     run = options.workdir or Path("runs") / Path(options.config).stem
-    resumed = open_run(run, config, records.fingerprint)
+    resumed = find_run(run, config, records.fingerprint)
     console.print(network_table(config.model))
     for name, (before, now) in diff(preset(config.preset), config).items():
         console.print(f"{name}: {before} -> {now}", style="yellow", soft_wrap=True)
@@ -254,6 +260,7 @@ def train() -> None:
         workers=options.workers,
     )
 
+    make_run(run, config)
     with (
         Log(run, first) as log,
         checkpoint.Writer(run, config, about(records), records.statistics._asdict(), options.save_minutes) as writer,

@@ -84,7 +84,7 @@ def describe(model: Model) -> list[Row]:
         if layer == "conv1":
             reads = "the picture"
         elif model.columns == 1:
-            reads = "the layer before"
+            reads = "everything"
         else:
             reads = "all columns" if layer in (*meeting, model.logits) else "its own column"
         parameters = sum(math.prod(array.shape) for array in params[layer].values())

@@ -1,5 +1,6 @@
 """Stochastic gradient descent as section 5 writes it, Adam, and how their rates fall."""
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import jax
@@ -25,11 +26,8 @@ def moments(config: OptimConfig, params: Any) -> Any:
 
 
 def update(config: OptimConfig, params: Any, moments: Any, gradients: Any, rates: Rates) -> tuple[Any, Any, Any]:
-    """One step. Returns (params, moments, what was added to the parameters).
-
-    Raises BadInput where `layer_rates` or `layer_decays` name a layer that is not there.
-    """
-    layer_rates, layer_decays = (_by_layer(pairs, params) for pairs in (config.layer_rates, config.layer_decays))
+    """One step. Returns (params, moments, what was added to the parameters)."""
+    layer_rates, layer_decays = dict(config.layer_rates), dict(config.layer_decays)
 
     def rate(path: tuple[Any, ...]) -> Any:
         layer, kind = path[0].key, path[1].key
@@ -60,11 +58,12 @@ def sgd(momentum: float, velocity: Any, gradients: Any, rates: Any) -> Any:
     return jax.tree.map(lambda v, g, e: jnp.where(e > 0, momentum * v - e * g, 0), velocity, gradients, rates)
 
 
-def _by_layer(pairs: tuple[tuple[str, float], ...], params: Any) -> dict[str, float]:
-    for layer, _ in pairs:
-        if layer not in params:
-            raise BadInput(f"the optimiser's config names {layer!r}; the network's layers are {', '.join(params)}")
-    return dict(pairs)
+def check_layers(config: OptimConfig, layers: Collection[str]) -> None:
+    """Raises BadInput where `layer_rates` or `layer_decays` name a layer that is not there."""
+    for field in ("layer_rates", "layer_decays"):
+        for layer, _ in getattr(config, field):
+            if layer not in layers:
+                raise BadInput(f"optim.{field} names {layer!r}; the network's layers are {', '.join(layers)}")
 
 
 def fraction(schedule: Schedule, epoch: float, epochs: float, drops: int) -> float:
