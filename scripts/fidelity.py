@@ -420,7 +420,7 @@ RECIPE = {
     "paper": "P 5",
     "cuda_convnet": "170.params",
     "caffe": "*.solver",
-    "one_weird_trick": "1gpu.params",
+    "one_weird_trick": "classification/README.md",
     "tutorial": "TF/alexnet.py",
     "cifar": "*.params",
 }
@@ -431,7 +431,7 @@ VIEWS = {
     "paper": "P 4.1",
     "cuda_convnet": "convdata_jpeg.py",
     "caffe": "data_transformer.cpp",
-    "one_weird_trick": "jpeg.cpp",
+    "one_weird_trick": "ours",
     "tutorial": "TF/alexnet.py",
     "cifar": "cc1/convdata.py",
     "cifar_13pct": "cc1/convdata.py, memory",
@@ -440,7 +440,7 @@ VIEWS = {
 PIXELS = VIEWS | {
     "fashion": "P 2",
     "paper": "P 2",
-    "one_weird_trick": "cc2/convdata.py",
+    "one_weird_trick": "ours",
     "tutorial": "TF/input_data.py",
 }
 
@@ -470,7 +470,7 @@ ROWS = (
             "paper": "P 2",
             "cuda_convnet": "P 2",
             "caffe": "imagenet/readme.md",
-            "one_weird_trick": "make-data.py",
+            "one_weird_trick": "ours",
             "tutorial": "ours",
             "cifar": "ours",
         },
@@ -534,7 +534,7 @@ ROWS = (
     Row(
         "initial weights: std",
         initial_std,
-        NETWORK | {"fashion": "ours", "paper": "P 5", "one_weird_trick": "1gpu.cfg", "tutorial": "ours"},
+        NETWORK | {"fashion": "ours", "paper": "P 5", "one_weird_trick": "nn.Conv2d", "tutorial": "ours"},
     ),
     Row(
         "initial biases",
@@ -544,7 +544,7 @@ ROWS = (
             "fashion": "ours",
             "paper": "P 5",
             "cuda_convnet": "*.cfg, layer.py",
-            "one_weird_trick": "1gpu.cfg",
+            "one_weird_trick": "nn.Conv2d",
             "tutorial": "ours",
             "cifar": "cc1/layer.py",
         },
@@ -552,7 +552,7 @@ ROWS = (
     Row(
         "batch",
         batch,
-        RATES | {"cuda_convnet": "convnet.py", "one_weird_trick": "cc2/convnet.py", "cifar": "cc1/convnet.py"},
+        RATES | {"cuda_convnet": "convnet.py", "cifar": "cc1/convnet.py"},
     ),
     Row("rate", rate, RECIPE),
     Row("layers with a rate of their own", layer_rates, RATES),
@@ -566,7 +566,7 @@ ROWS = (
     Row(
         "decay of the biases",
         bias_decay,
-        RATES | {"cuda_convnet": "layer.cu", "one_weird_trick": "cc2/layer.cu", "cifar": "cc1/layer.cu"},
+        RATES | {"cuda_convnet": "layer.cu", "cifar": "cc1/layer.cu"},
     ),
     Row(
         "schedule",
@@ -581,7 +581,7 @@ ROWS = (
     Row(
         "length",
         length,
-        RECIPE | {"cuda_convnet": "P 5", "one_weird_trick": "OWT", "cifar": "ours", "cifar_13pct": "11pct.params"},
+        RECIPE | {"cuda_convnet": "P 5", "cifar": "ours", "cifar_13pct": "11pct.params"},
     ),
     Row("conv1 is frozen", frozen, RECIPE),
     Row("mean that is subtracted", mean, PIXELS),
@@ -592,9 +592,9 @@ ROWS = (
     Row(
         "colour noise",
         colour_noise,
-        VIEWS | {"fashion": "ours", "caffe": "*.readme", "one_weird_trick": "cc2/convdata.py, memory"},
+        VIEWS | {"fashion": "ours", "caffe": "*.readme"},
     ),
-    Row("colour noise until", noise_until, VIEWS | {"cuda_convnet": "170.params", "one_weird_trick": "cc2/convnet.py"}),
+    Row("colour noise until", noise_until, VIEWS | {"cuda_convnet": "170.params"}),
     Row(
         "order of the pictures",
         picture_order,
@@ -603,7 +603,7 @@ ROWS = (
             "paper": "ours",
             "cuda_convnet": "cc1/data.py",
             "caffe": "create_imagenet.sh",
-            "one_weird_trick": "cc2/data.py",
+            "one_weird_trick": "ours",
             "tutorial": "TF/input_data.py",
             "cifar": "cc1/data.py",
         },
@@ -668,21 +668,6 @@ REPOSITORIES = (
         },
     ),
     Repository(
-        "akrizhevsky/cuda-convnet2",
-        "3238bf0367f63eb370e897b9e5714794cb67ddc2",
-        "cuda-convnet2",
-        {
-            "1gpu.cfg": "layers/layers-imagenet-1gpu.cfg",
-            "1gpu.params": "layers/layer-params-imagenet-1gpu.cfg",
-            "cc2/convnet.py": "convnet.py",
-            "cc2/convdata.py": "convdata.py",
-            "cc2/data.py": "python_util/data.py",
-            "cc2/layer.cu": "cudaconvnet/src/layer.cu",
-            "jpeg.cpp": "cudaconvnet/src/jpeg.cpp",
-            "make-data.py": "make-data/make-data.py",
-        },
-    ),
-    Repository(
         "BVLC/caffe",
         "9b891540183ddc834a02b2bd81b31afae71b2153",
         "Caffe",
@@ -702,7 +687,15 @@ REPOSITORIES = (
             "imagenet/readme.md": "examples/imagenet/readme.md",
         },
     ),
-    Repository("pytorch/vision", "v0.29.1", "torchvision", {"torchvision": "torchvision/models/alexnet.py"}),
+    Repository(
+        "pytorch/vision",
+        "v0.29.1",
+        "torchvision",
+        {
+            "torchvision": "torchvision/models/alexnet.py",
+            "classification/README.md": "references/classification/README.md",
+        },
+    ),
     Repository(
         "aymericdamien/TensorFlow-Examples",
         "190bb8d8cd3dc1d2a7cc228c9fbbddd0b3aa0665",
@@ -712,6 +705,7 @@ REPOSITORIES = (
 )
 DOCUMENTS = {
     "OWT": ("Krizhevsky, One weird trick for parallelizing convolutional neural networks", "arxiv.org/abs/1404.5997"),
+    "nn.Conv2d": ("PyTorch's documentation", "docs.pytorch.org/docs/stable/generated/torch.nn.Conv2d.html"),
     "nn.Dropout": ("PyTorch's documentation", "docs.pytorch.org/docs/stable/generated/torch.nn.Dropout.html"),
     "tf.nn.dropout": ("TensorFlow's documentation", "www.tensorflow.org/api_docs/python/tf/nn/dropout"),
     "tf.nn.lrn": ("the same", "www.tensorflow.org/api_docs/python/tf/nn/local_response_normalization"),
@@ -738,10 +732,10 @@ Of the network:
 - The paper counts 253,440 units in conv1; 55 x 55 x 96 is 290,400.
 - `six_conv`: net 146 was pre-trained on 21,843 classes, through two linear layers of 1024 units behind fc7
   (layers-146-2011.cfg). This bottleneck is left out.
-- `one_weird_trick` is torchvision's network with cuda-convnet2's recipe. In cuda-convnet2's own network LRN stands
-  behind conv1 and conv2, conv1 has three zeros below and right, and units are dropped in front of fc7 and fc8 and
-  scaled in the test (layers-imagenet-1gpu.cfg). That the article trained logistic outputs, not a softmax, is from
-  memory.
+- `one_weird_trick` is torchvision's network. In cuda-convnet2's own LRN stands behind conv1 and conv2, conv1 has three
+  zeros below and right, units are dropped in front of fc7 and fc8 and scaled in the test, and fc8's biases start at -7
+  (akrizhevsky/cuda-convnet2, layers/layers-imagenet-1gpu.cfg). That the article trained logistic outputs, not a
+  softmax, is from memory.
 - The older nets 131, 135, 137 and 141, which were averaged with 145 and 146 in the submissions of 2012, are in no
   preset.
 
@@ -763,8 +757,9 @@ Of the recipe:
 - A batch may reach over the border of an epoch, so that every batch has the same size.
 - `caffe` and `caffenet`: the weights that were published are those of steps 360,000 and 310,000; a run here goes on to
   450,000.
-- `one_weird_trick`: how torchvision trains is not reproduced: PyTorch's own initial weights, crops of random size and
-  shape, pixels divided by their standard deviation.
+- `one_weird_trick`: torchvision's crops of random size and shape are not reproduced, its initial weights are uniform
+  where ours are normal with the same spread, and it divides each colour by its own standard deviation, ours all three
+  by one.
 - `tutorial`: its initial weights and biases were all N(0, 1), as `--model.std 1` draws them. TensorFlow's Adam adds its
   epsilon to the root of the second moment before the bias is corrected, Optax's behind that. The tutorial took 3,124
   steps and tested on 256 pictures; here a run takes 3,125 and tests on all.

@@ -93,6 +93,7 @@ def test_a_layer_is_measured_behind_its_activation() -> None:
         "fc6": "fc6", "fc7": "fc7", "fc8": "fc8",
     }  # fmt: skip
     assert seen["caffe"]["conv1"] == "conv1"
+    assert list(diagnose.behind_activation(presets.preset("cifar_11pct").model))[-3:] == ["local3", "local4", "fc10"]
 
 
 def test_the_command_enlarges_the_embedded_pictures_where_a_network_reads_larger_ones() -> None:

@@ -140,6 +140,15 @@ def test_the_tutorial_may_start_as_it_was_written() -> None:
     assert not sane["fc1"]["bias"].any()
 
 
+def test_one_weird_trick_starts_with_the_spread_that_pytorch_gives_each_layer() -> None:
+    """U(-1/sqrt(inputs), 1/sqrt(inputs)) for weights and biases: a std of 1/sqrt(3 inputs)."""
+    model = presets.preset("one_weird_trick").model
+    shapes = jax.eval_shape(lambda key: functional.init(model, key), jax.random.key(0))
+    for name, layer in shapes.items():
+        expected = (3 * np.prod(layer["kernel"].shape[:-1])) ** -0.5
+        assert getattr(model, name).std == getattr(model, name).bias_std == pytest.approx(expected)
+
+
 def test_initial_weights_are_those_asked_for() -> None:
     model = presets.preset("cuda_convnet").model
     params = jax.jit(lambda key: functional.init(model, key))(jax.random.key(0))

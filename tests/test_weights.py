@@ -76,7 +76,7 @@ def is_ours(params: dict[str, Arrays], kernels: Arrays, biases: Arrays, bgr: boo
             if layer == "conv1":
                 h, w = rng.integers(11), rng.integers(11)
                 expected = theirs[o, 2 - i if bgr else i, h, w] / np.float64(scale[i])
-                assert ours[h, w, i, o] == np.float32(expected)
+                assert ours[h, w, i, o] == pytest.approx(expected, rel=1e-6)
             elif layer.startswith("conv"):
                 h, w = rng.integers(size[0]), rng.integers(size[1])
                 assert ours[h, w, i, o] == theirs[o, i, h, w]
@@ -496,7 +496,7 @@ def test_state_dict_in_our_layout_with_the_same_logits(tmp_path: Path, numbers: 
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     np.testing.assert_allclose(got.mean_C, np.array(mean) * 255)
     params = found.to_params(got)
-    is_ours(params, kernels, biases, bgr=False, scale=tuple(255 * part for part in std))
+    is_ours(params, kernels, biases, bgr=False, scale=tuple(part / 0.226 for part in std))
 
     picture_HWC = np.random.default_rng(3).uniform(0, 255, (224, 224, 3)).astype(np.float32)
     x = torch.from_numpy(((picture_HWC / 255 - mean) / std).astype(np.float32).transpose(2, 0, 1)[None].copy())
@@ -508,7 +508,8 @@ def test_state_dict_in_our_layout_with_the_same_logits(tmp_path: Path, numbers: 
     x = functions.adaptive_avg_pool2d(x, 6).flatten(1)
     x = functions.linear(functions.linear(x, *weights["fc6"]).relu(), *weights["fc7"]).relu()
     theirs = functions.linear(x, *weights["fc8"]).numpy()
-    agree(functional.forward(model_of(got))(params, (picture_HWC - got.mean_C)[None].astype(np.float32)), theirs)
+    images = (got.config.data.scale * (picture_HWC - got.mean_C))[None].astype(np.float32)
+    agree(functional.forward(model_of(got))(params, images), theirs)
 
 
 @pytest.mark.parametrize("legacy", [False, True])

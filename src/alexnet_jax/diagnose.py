@@ -245,7 +245,10 @@ def diagnose() -> None:
         console.print(f"{config.preset} on {min(PICTURES, records.examples(TRAIN))} {kind} of {shape}", soft_wrap=True)
         found = examine(config, records, track(range(STEPS), "steps", console=Console(stderr=True), transient=True))
     console.print(table_of(found))
-    console.print(verdict(found), soft_wrap=True)
+    said = verdict(found)
+    if "rate is too high" in said and config.optim.batch > PICTURES:
+        said += f" (Its batches of {config.optim.batch} may bear what {PICTURES} pictures do not.)"
+    console.print(said, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Named Configs, each with its source. A preset is `Config()`, the paper as printed, and what it changes in it."""
 
 from dataclasses import replace
+from typing import TypeVar
 
 from alexnet_jax.config import (
     BadInput,
@@ -123,8 +124,20 @@ CAFFENET = replace(
     ),
 )
 
-# The one column of "One weird trick" (Krizhevsky 2014) as torchvision reads it, without LRN and with dropout in front
-# of fc6; its recipe is that of cuda-convnet2's layers-imagenet-1gpu.cfg, in which LRN stands behind conv1 and conv2.
+
+Layer = TypeVar("Layer", Conv, Dense)
+
+
+def _pytorch(layer: Layer, inputs: int) -> Layer:
+    """The layer with the spread of PyTorch's initial weights and biases, U(-1/sqrt(inputs), 1/sqrt(inputs))."""
+    std = (3 * inputs) ** -0.5
+    return replace(layer, std=std, bias_std=std)
+
+
+# The one column of "One weird trick" (Krizhevsky 2014) as torchvision reads it: no LRN, dropout in front of fc6. Its
+# recipe is torchvision's too (references/classification/README.md, on 8 GPUs): pixels divided by their standard
+# deviation, here that of all three colours together, and a tenth of the rate every 30 epochs.
+_THIRTIES = Schedule("steps", factor=10.0, epochs=(30.0, 60.0))
 ONE_WEIRD_TRICK = Config(
     preset="one_weird_trick",
     model=ModelConfig(
@@ -132,15 +145,17 @@ ONE_WEIRD_TRICK = Config(
         norm=False,
         dropout_before=("fc6", "fc7"),
         dropout_scale="train",
-        conv1=Conv(64, 11, stride=4, padding=(2, 2), then=("activation", "pool")),
-        conv2=Conv(192, 5, padding=(2, 2), bias=1.0, then=("activation", "pool")),
-        conv3=Conv(384, 3, padding=(1, 1), std=0.03),
-        conv4=Conv(256, 3, padding=(1, 1), std=0.03, bias=1.0),
-        conv5=Conv(256, 3, padding=(1, 1), std=0.03, bias=1.0, then=("activation", "pool")),
-        fc8=Dense(1000, bias=-7.0),
+        conv1=_pytorch(Conv(64, 11, stride=4, padding=(2, 2), then=("activation", "pool")), 11 * 11 * 3),
+        conv2=_pytorch(Conv(192, 5, padding=(2, 2), then=("activation", "pool")), 5 * 5 * 64),
+        conv3=_pytorch(Conv(384, 3, padding=(1, 1)), 3 * 3 * 192),
+        conv4=_pytorch(Conv(256, 3, padding=(1, 1)), 3 * 3 * 384),
+        conv5=_pytorch(Conv(256, 3, padding=(1, 1), then=("activation", "pool")), 3 * 3 * 256),
+        fc6=_pytorch(Dense(4096), 6 * 6 * 256),
+        fc7=_pytorch(Dense(4096), 4096),
+        fc8=_pytorch(Dense(1000), 4096),
     ),
-    optim=replace(CUDA_CONVNET.optim, freeze_conv1=None),
-    data=DataConfig(mean="centre", colour_noise="stdev", reshuffle=False),
+    optim=OptimConfig(batch=256, decay=1e-4, schedule=_THIRTIES, bias_schedule=_THIRTIES),
+    data=DataConfig(scale=1 / (255 * 0.226), colour_noise="none"),
 )
 
 # The same network cut to size for 28x28 grey pictures: what `train` runs when nothing is named. LRN, pooling,

@@ -77,7 +77,7 @@ def describe(model: Model) -> list[Row]:
     acts = activation_shapes(model)
     meeting = ("conv3", "conv6", "fc6", "fc7") if isinstance(model, ModelConfig) and model.columns_meet else ()
     rows = []
-    for layer in params:
+    for layer in (name for name in acts if name in params):
         kernel, leaves = params[layer]["kernel"].shape, acts[layer].shape[1:]
         # A local layer's kernels are counted position by position already.
         positions = 1 if layer.startswith("local") else math.prod(leaves[:-1])

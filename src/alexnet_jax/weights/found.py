@@ -38,11 +38,12 @@ class Found:
 def to_params(found: Found) -> dict[str, Arrays]:
     """The parameters in our layout: {"conv1": {"kernel", "bias"}, ..., "fc8": ...}, float32.
 
-    Our networks read red, green, blue on a scale of 0 to 255, mean subtracted, and keep channels last. So
+    Our networks read red, green, blue on a scale of 0 to 255, mean subtracted and times `data.scale`, and keep channels
+    last. So
 
     - conv1's input channels are turned round where they are blue, green, red;
-    - conv1's kernels are divided by the scale its program divides the picture by. Nothing else need change, for the
-      zeros of conv1's padding stand for the mean pixel before the division and after it;
+    - conv1's kernels are divided by what its program divides the picture by, and by `data.scale`, which does so here.
+      Nothing else need change, for the zeros of conv1's padding stand for the mean pixel before and after that;
     - a convolution's kernels go from [out, in, height, width] to [height, width, in, out]. Where they are grouped, `in`
       is the channels of one group, and `out` has group 0's kernels first, then group 1's: our columns 0 and 1;
     - a fully connected kernel goes from [out, in] to [in, out];
@@ -62,7 +63,8 @@ def to_params(found: Found) -> dict[str, Arrays]:
             if array.dtype.kind != "f":
                 raise BadInput(f"{layer}'s {what} consists of {array.dtype}; weights are floating point numbers")
         if layer == "conv1":
-            kernel = (kernel[:, ::-1] if found.bgr else kernel) / found.scale_C[:, None, None]
+            scale_C = found.scale_C * found.config.data.scale
+            kernel = (kernel[:, ::-1] if found.bgr else kernel) / scale_C[:, None, None]
         if layer == "fc6":
             side = found.model.sides()["pool5"]
             kernel = kernel.reshape(len(kernel), -1, side, side).transpose(2, 3, 1, 0).reshape(-1, len(kernel))
