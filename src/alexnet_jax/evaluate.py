@@ -1,6 +1,7 @@
 """python -m alexnet_jax.evaluate RUN: top-1 and top-5 error on the validation pictures."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -42,18 +43,20 @@ class Options:
     """sizes of the data and the column axis, D,C"""
 
 
+def test_views(config: Config, statistics: augment.Statistics, mesh: Mesh) -> Callable[[Array, Array], Array]:
+    """view(images uint8 [B, H, W, C], n) -> the n-th test view [B, h, w, C], each device its own pictures."""
+
+    def per_device(images_BHWC: Array, _: Array, n: Array) -> Array:
+        return augment.test_view(images_BHWC, n, statistics, data=config.data, size=config.model.image_size)
+
+    return columns.on_pictures(per_device, mesh)
+
+
 class Meter:
     """Measures parameters of one config on one set of pictures. Compiled once."""
 
     def __init__(self, config: Config, records: Records, statistics: augment.Statistics, mesh: Mesh) -> None:
-        def view(images_BHWC: Array, n: Array) -> Array:
-            def per_device(images_BHWC: Array, _: Array, n: Array) -> Array:
-                size = config.model.image_size
-                return augment.test_view(images_BHWC, n, statistics, data=config.data, size=size)
-
-            return columns.on_pictures(per_device, mesh)(images_BHWC, n)
-
-        self._sums = make_error_sums(functional.forward(config.model, mesh), view)
+        self._sums = make_error_sums(functional.forward(config.model, mesh), test_views(config, statistics, mesh))
         self._records, self._mesh = records, mesh
         data = mesh.shape[columns.DATA]
         self._batch = -(-config.optim.batch // data) * data
@@ -94,7 +97,7 @@ def data_of(found: checkpoint.Checkpoint) -> Path:
     """Where the pictures are that a checkpoint was trained on. Raises BadInput where it does not know."""
     if found.data["path"]:
         return Path(found.data["path"])
-    if found.data["source"] == checkpoint.EMBEDDED_SOURCE:
+    if found.data["fingerprint"]:  # of the embedded pictures, which lie elsewhere on every machine
         return EMBEDDED
     raise BadInput(f"{found.path} comes from {found.data['source']} and names no pictures; give --data")
 

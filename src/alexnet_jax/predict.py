@@ -6,15 +6,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
-from jax import Array
 from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import Progress
@@ -23,8 +21,10 @@ from rich.table import Table
 from alexnet_jax import command_line
 from alexnet_jax.config import BadInput, Config
 from alexnet_jax.data import augment, pictures
+from alexnet_jax.evaluate import test_views
 from alexnet_jax.networks import columns, functional
 from alexnet_jax.training import checkpoint
+from alexnet_jax.training.step import make_probabilities
 
 _BATCH = 32
 
@@ -55,21 +55,13 @@ def make_classify(
     config: Config, params: Any, statistics: augment.Statistics, mesh: Mesh, crops: int, size: int
 ) -> Classify:
     """classify(images uint8 [b <= size, H, W, C]) -> probabilities [b, K], means over the crops. Compiled once."""
-    forward = functional.forward(config.model, mesh)
-
-    def view(images_BHWC: Array, _: Array, n: Array) -> Array:
-        return augment.test_view(images_BHWC, n, statistics, data=config.data, size=config.model.image_size)
-
-    @jax.jit
-    def probabilities(params: Any, images_BHWC: Array, n: Array) -> Array:
-        return jax.nn.softmax(forward(params, columns.on_pictures(view, mesh)(images_BHWC, n)))
+    probabilities = make_probabilities(functional.forward(config.model, mesh), test_views(config, statistics, mesh))
 
     def classify(images_bHWC: np.ndarray) -> np.ndarray:
         padded = np.zeros((size, *images_bHWC.shape[1:]), np.uint8)
         padded[: len(images_bHWC)] = images_bHWC
         images_BHWC = columns.shard_batch({"image": padded}, mesh, size)["image"]
-        views = (probabilities(params, images_BHWC, jnp.int32(n)) for n in range(crops))
-        mean_BK: np.ndarray = jax.device_get(reduce(jnp.add, views) / crops)
+        mean_BK: np.ndarray = jax.device_get(probabilities(params, images_BHWC, crops))
         return mean_BK[: len(images_bHWC)]
 
     return classify

@@ -88,9 +88,8 @@ def find_run(run: Path, config: Config, fingerprint: str) -> checkpoint.Checkpoi
         return None
     found = checkpoint.find(run)
     if found.data["fingerprint"] != fingerprint:
-        raise BadInput(
-            f"{run} was trained on other data ({found.data['path'] or found.data['source']}); give that --data"
-        )
+        data = found.data["path"] or found.data.get("source", "the embedded set")
+        raise BadInput(f"{run} was trained on other data ({data}); give that --data")
     return found
 
 
@@ -175,7 +174,6 @@ def about(records: Records) -> dict[str, Any]:
     embedded = records.directory == EMBEDDED
     return {
         "path": None if embedded else str(records.directory.absolute()),
-        "source": checkpoint.EMBEDDED_SOURCE if embedded else records.meta["source"],
         "fingerprint": records.fingerprint,
         "image_shape": list(records.image_shape),
         "classes": records.classes,

@@ -24,7 +24,6 @@ from alexnet_jax.networks import columns, functional
 from alexnet_jax.training.step import State, new_state
 
 LATEST, BEST = "latest", "best"
-EMBEDDED_SOURCE = "the embedded pictures"
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,8 @@ class Checkpoint:
     path: Path
     config: Config
     data: dict[str, Any]
-    """the data directory's path (None: the embedded one, or none), source, fingerprint, image shape, class names"""
+    """the data directory's path (None for the embedded one), fingerprint, image shape and class names; weights from
+    elsewhere have their `source` in place of path and fingerprint, which are None"""
     progress: dict[str, Any]
     """what the run knows besides its arrays"""
 

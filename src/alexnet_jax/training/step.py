@@ -60,18 +60,34 @@ def make_train_step(
     return step
 
 
+def make_probabilities(
+    forward: Callable[..., Array], view: Callable[[Array, Array], Array]
+) -> Callable[[Any, Array, int], Array]:
+    """probabilities(params, images uint8 [B, H, W, C], crops) -> [B, K], means over the first test views (section 4.1).
+
+    `view(images, n)` is the n-th test view. One of them is compiled, once.
+    """
+
+    @jax.jit
+    def of_view(params: Any, images_BHWC: Array, n: Array) -> Array:
+        return jax.nn.softmax(forward(params, view(images_BHWC, n)))
+
+    def probabilities(params: Any, images_BHWC: Array, crops: int) -> Array:
+        return reduce(jnp.add, (of_view(params, images_BHWC, jnp.int32(n)) for n in range(crops))) / crops
+
+    return probabilities
+
+
 def make_error_sums(
     forward: Callable[..., Array], view: Callable[[Array, Array], Array]
 ) -> Callable[..., dict[str, Array]]:
     """sums(params, images uint8 [B, H, W, C], label [B], weight [B], crops) -> sums of loss and errors over the batch.
 
-    `view(images, n)` is the n-th test view. Probabilities are averaged over the first `crops` of them (section 4.1);
-    an example of weight 0 is padding. A label outside the five likeliest classes is a top-5 error.
+    Of the means over the first `crops` views, as `make_probabilities` has them; an example of weight 0 is padding. A
+    label outside the five likeliest classes is a top-5 error.
     """
 
-    @jax.jit
-    def probabilities(params: Any, images_BHWC: Array, n: Array) -> Array:
-        return jax.nn.softmax(forward(params, view(images_BHWC, n)))
+    probabilities = make_probabilities(forward, view)
 
     @jax.jit
     def sums_of(probability_BK: Array, label_B: Array, weight_B: Array) -> dict[str, Array]:
@@ -87,7 +103,6 @@ def make_error_sums(
         }
 
     def sums(params: Any, images_BHWC: Array, label_B: Array, weight_B: Array, crops: int) -> dict[str, Array]:
-        views = (probabilities(params, images_BHWC, jnp.int32(n)) for n in range(crops))
-        return sums_of(reduce(jnp.add, views) / crops, label_B, weight_B)
+        return sums_of(probabilities(params, images_BHWC, crops), label_B, weight_B)
 
     return sums
