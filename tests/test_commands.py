@@ -207,7 +207,7 @@ def test_a_run_starts_from_the_layers_of_another_that_fit(
     assert f"Taken from {whole[0]}: conv1, conv2, conv3, conv4, conv5, fc6, fc7." in ended.out
     assert "New: conv6; not among them." in ended.out
     assert "New: fc8; it told other classes apart." in ended.out
-    assert "another model.conv6.kernels: None, here 8" in ended.out
+    assert "another model" not in ended.out
     assert (run / "checkpoints" / "latest" / "0").is_dir(), "what it started from can be gone on from"
     trained, tuned = alexnet.load(whole[0])[1], alexnet.load(run)[1]
     for layer in ("conv1", "conv5", "fc7"):
@@ -215,6 +215,7 @@ def test_a_run_starts_from_the_layers_of_another_that_fit(
     assert not np.allclose(tuned["fc8"]["kernel"], trained["fc8"]["kernel"])
     again = run_command("train", six, *first[:4], "--steps", 2, *first[6:], "--init", tmp_path / "nothing")
     assert again.code == 0, "a run that has begun goes on from its own weights"
+    assert "is left aside" in again.out
     refused = run_command("train", "cuda_convnet", "--init", whole[0], "--model.channels", 1, "--model.image-size", 28,
                           "--model.conv1.padding", 20, 20, "--workdir", tmp_path / "other").refused  # fmt: skip
     assert "has no layer that fits cuda_convnet (conv1: its kernel is 5x5x1x8 there and 11x11x1x96 here" in refused
@@ -300,6 +301,8 @@ def test_bad_input_is_answered_with_one_sentence(tiny_file: Path, tiny_data: Pat
         "fashion", "--model.image-size", 1, "--model.conv2.padding", 0, 0
     )
     assert "optim.layer_rates names 'conv9'" in refused("fashion", "--optim.layer-rates", "conv9", 0.1)
+    across = ("--model.lrn-across-columns", True, "--model.lrn.n", 99, "--mesh", "1,2")
+    assert "a device holds 16 maps, an LRN across columns reaches 49 far" in refused("fashion", *across)
     assert "there is no run or checkpoint" in refused("fashion", "--init", tmp_path / "nothing")
     assert "has 3 classes and --model.fc8.units asks for 7" in refused("fashion", *data, "--model.fc8.units", 7)
     not_config = tmp_path / "other.py"

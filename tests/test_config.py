@@ -24,6 +24,16 @@ def test_json_with_an_unknown_field_says_which() -> None:
         from_json(to_json(Config()).replace('"dropout"', '"dropuot"'))
 
 
+def test_json_of_a_network_that_is_not_there_says_so() -> None:
+    with pytest.raises(BadInput, match="there is no network 'resnet'"):
+        from_json(to_json(Config()).replace('"alexnet"', '"resnet"'))
+
+
+def test_rates_by_layer_that_were_an_object_are_read() -> None:
+    old = to_json(Config()).replace('"layer_rates": []', '"layer_rates": {"conv1": 0.01, "fc8": 1.0}')
+    assert from_json(old).optim.layer_rates == (("conv1", 0.01),)
+
+
 def test_sides_of_the_paper() -> None:
     sides = ModelConfig().sides()
     assert sides == {
@@ -42,6 +52,8 @@ def test_pooled_counts_a_ragged_last_window(side: int, expected: int) -> None:
         ({"image_size": 6}, r"model.image_size 6 does not fit the network: conv1's 11x11 kernel reads a map of 6x6"),
         ({"dropout": 1.0}, "model.dropout is 1"),
         ({"columns": 0}, "model.columns is 0"),
+        ({"conv3": Conv(0, 3)}, "model.conv3.kernels is 0; it is at least 1"),
+        ({"image_size": 19, "ragged": ()}, "model.image_size 19 leaves pool2 a map of 1x1, less than its window"),
         ({"conv3": Conv(383, 3)}, "model.conv3.kernels is 383, which 2 columns cannot share"),
     ],
 )

@@ -777,4 +777,4 @@ def test_what_only_conversion_needs_is_asked_for(
     monkeypatch.setitem(sys.modules, module, None)
     path = tmp_path / f"alexnet{suffix}"
     path.touch()
-    assert refusal(path) == f"reading {kind} file needs the extra convert: pip install 'alexnet_jax[convert]'"
+    assert refusal(path) == f"reading {kind} file needs the extra convert: pip install '.[convert]' in the clone"

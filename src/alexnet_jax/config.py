@@ -161,9 +161,7 @@ class ModelConfig:
             raise BadInput(f"model.dropout is {self.dropout:g}; it is a probability from 0 up to but not 1")
         widths = {f"{name}.kernels": conv.kernels for name, conv in self.convs.items()}
         widths |= {"fc6.units": self.fc6.units, "fc7.units": self.fc7.units}
-        for name, width in widths.items():
-            if width < 1 or width % self.columns:
-                raise BadInput(f"model.{name} is {width}, which {self.columns} columns cannot share equally")
+        check_widths(widths, self.columns)
         self.sides()
 
     def sides(self) -> dict[str, int]:
@@ -218,6 +216,8 @@ class TutorialConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:
             raise BadInput(f"model.dropout is {self.dropout:g}; it is a probability from 0 up to but not 1")
+        widths = {f"{name}.kernels": conv.kernels for name, conv in self.convs.items()}
+        check_widths(widths | {"fc1.units": self.fc1.units, "fc2.units": self.fc2.units})
         sides(self.image_size, self.convs, lambda name, side: pooled(side, self.pool))
 
 
@@ -264,10 +264,20 @@ class CifarConfig:
         for name, layer in self.convs.items():
             if name.startswith("local") and layer.then != ("activation",):
                 raise BadInput(f"model.{name}.then is {layer.then}; behind a local layer there is its activation alone")
+        check_widths({f"{name}.kernels": conv.kernels for name, conv in self.convs.items()})
         sides(self.image_size, self.convs, lambda name, side: pooled(side, getattr(self, name)))
 
 
 Model = ModelConfig | TutorialConfig | CifarConfig
+
+
+def check_widths(widths: dict[str, int], columns: int = 1) -> None:
+    """Raises BadInput where a layer has no kernels or units, or the columns cannot share them."""
+    for name, width in widths.items():
+        if width < 1:
+            raise BadInput(f"model.{name} is {width}; it is at least 1")
+        if width % columns:
+            raise BadInput(f"model.{name} is {width}, which {columns} columns cannot share equally")
 
 
 def sides(image_size: int, convs: dict[str, Conv], pool: Callable[[str, int], int]) -> dict[str, int]:
@@ -283,6 +293,10 @@ def sides(image_size: int, convs: dict[str, Conv], pool: Callable[[str, int], in
         found[name] = side
         if "pool" in conv.then:
             name = name.replace("conv", "pool")
+            if pool(name, side) < 1:
+                raise BadInput(
+                    f"model.image_size {image_size} leaves {name} a map of {side}x{side}, less than its window"
+                )
             side = found[name] = pool(name, side)
     return found
 
@@ -449,10 +463,16 @@ def _of_union(kind: Any, value: Any) -> Any:
     members = [member for member in get_args(kind) if dataclasses.is_dataclass(member)]
     if not isinstance(value, dict) or not members:
         return kind
-    named = [member for member in members if getattr(member, "network", None) == value.get("network")]
-    return (named or members)[0]
+    if "network" not in value:
+        return members[0]
+    named = [member for member in members if getattr(member, "network", None) == value["network"]]
+    if not named:
+        raise BadInput(f"there is no network {value['network']!r}")
+    return named[0]
 
 
 def _tupled(value: Any) -> Any:
-    """JSON's lists as the tuples they were."""
+    """JSON's lists as the tuples they were; rates by layer were once an object, with 1 where a layer had none."""
+    if isinstance(value, dict):
+        return tuple((layer, rate) for layer, rate in value.items() if rate != 1)
     return tuple(map(_tupled, value)) if isinstance(value, list) else value

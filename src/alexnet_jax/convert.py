@@ -48,6 +48,8 @@ class Source(NamedTuple):
     classes: list[str]
     image_shape: tuple[int, int, int]
     """of the pictures that its crops are cut from"""
+    foreign: bool
+    """whether it comes from another program, whose classes are known by their numbers alone"""
 
 
 def source(path: Path) -> Source:
@@ -56,7 +58,8 @@ def source(path: Path) -> Source:
         found = checkpoint.find(path)
         H, W, C = found.data["image_shape"]
         statistics = augment.Statistics(**found.statistics())
-        return Source(found.config, found.params(), statistics, found.data["classes"], (H, W, C))
+        foreign = found.data["fingerprint"] is None
+        return Source(found.config, found.params(), statistics, found.data["classes"], (H, W, C), foreign)
     there = read(path)
     params, model = to_params(there), there.model
     classes = imagenet_classes() if model.classes == 1000 else [str(number) for number in range(model.classes)]
@@ -64,7 +67,7 @@ def source(path: Path) -> Source:
     side = max(256, model.image_size)
     mean_HWC = np.broadcast_to(there.mean_C.astype(np.float32), (side, side, 3))
     statistics = augment.Statistics(mean_HWC.copy(), np.zeros(3, np.float32), np.eye(3, dtype=np.float32))
-    return Source(there.config, params, statistics, classes, (side, side, 3))
+    return Source(there.config, params, statistics, classes, (side, side, 3), foreign=True)
 
 
 def stablehlo(there: Source) -> bytes:
@@ -82,7 +85,7 @@ def stablehlo(there: Source) -> bytes:
         program = jax.export.export(jax.jit(probabilities), platforms=("cpu", "cuda", "rocm", "tpu"))(pictures)
         return bytes(program.serialize())
     except ImportError as error:
-        raise BadInput("writing StableHLO needs the extra convert: pip install 'alexnet_jax[convert]'") from error
+        raise BadInput("writing StableHLO needs the extra convert: pip install '.[convert]' in the clone") from error
 
 
 def convert() -> None:
@@ -91,7 +94,7 @@ def convert() -> None:
     out = dst.suffix == STABLEHLO
     if dst.exists():
         raise BadInput(f"{dst} is there already; give another name")
-    if not out and not src.is_file() and src.exists():
+    if not out and src.is_dir() and checkpoint.find(src):
         raise BadInput(f"{src} is a run already; give a DST that ends in {STABLEHLO} to take its network out")
     there = source(src)
     unfinished = dst.with_name(f"{dst.name}.incomplete")

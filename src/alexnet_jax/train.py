@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
 from rich.console import Console
@@ -88,7 +89,9 @@ def find_run(run: Path, config: Config, fingerprint: str) -> checkpoint.Checkpoi
         return None
     found = checkpoint.find(run)
     if found.data["fingerprint"] != fingerprint:
-        data = found.data["path"] or found.data.get("source", "the embedded set")
+        if found.data["fingerprint"] is None:
+            raise BadInput(f"{run} holds weights from elsewhere; give another --workdir and --init {run}")
+        data = found.data["path"] or "the embedded set"
         raise BadInput(f"{run} was trained on other data ({data}); give that --data")
     return found
 
@@ -138,7 +141,8 @@ def start_from(path: Path, config: Config, records: Records, state: State, conso
     Raises BadInput where none does.
     """
     there = convert.source(path)
-    same_classes = there.classes == records.classes
+    same_count = len(there.classes) == len(records.classes)
+    same_classes = there.classes == records.classes or (there.foreign and same_count)
     params, new = transfer(state.params, there.params, config.model.logits, same_classes)
     if len(new) == len(params):
         reasons = ", ".join(f"{layer}: {reason}" for layer, reason in new.items())
@@ -150,7 +154,9 @@ def start_from(path: Path, config: Config, records: Records, state: State, conso
     meanings = {
         name: values
         for name, values in diff(there.config, config).items()
-        if name.startswith(("model.", "data.mean", "data.scale")) and not name.endswith((".std", ".bias", ".units"))
+        if name.startswith(("model.", "data.mean", "data.scale"))
+        and not name.endswith((".std", ".bias", ".bias_std", ".units"))
+        and not any(f".{layer}." in name for layer in new)
     }
     for name, (before, now) in meanings.items():
         console.print(f"These weights come from a network with another {name}: {before}, here {now}", style="yellow",
@@ -245,8 +251,13 @@ def train() -> None:
     meter = Meter(config, records, records.statistics, mesh)
     init_key, run_key = jax.random.split(jax.random.key(config.seed))
     state = resumed.state(mesh) if resumed else fresh_state(config, init_key, mesh)
-    if options.init and not resumed:
+    if options.init and resumed:
+        console.print(f"--init {options.init} is left aside: {run} goes on from its own step {first}.", soft_wrap=True)
+    elif options.init:
         state = start_from(options.init, config, records, state, console)
+    size = config.model.image_size
+    views = jax.ShapeDtypeStruct((batch, size, size, config.model.channels), jnp.float32)
+    jax.eval_shape(functional.forward(config.model, mesh), state.params, views)  # says what does not fit the mesh
     progress = Progress.from_json(resumed.progress) if resumed else Progress()
     batches = training_batches(
         records,

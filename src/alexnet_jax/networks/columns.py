@@ -150,7 +150,8 @@ def across_columns(layer: Callable[[Array], Array], x: Array, before: int, after
         return layer(x)
     width, devices = x.shape[-1], lax.axis_size(axis)
     if width < max(before, after):
-        raise BadInput(f"a device holds {width} maps, and an LRN across columns reaches {max(before, after)} far")
+        reach = max(before, after)
+        raise BadInput(f"a device holds {width} maps, an LRN across columns reaches {reach} far; give --mesh 1,1")
     with jax.named_scope("across_columns"):
         up, down = [(i, i + 1) for i in range(devices - 1)], [(i + 1, i) for i in range(devices - 1)]
         left = lax.ppermute(lax.slice_in_dim(x, width - before, width, axis=-1), axis, up)

@@ -49,7 +49,8 @@ def features(model: Model, mesh: Mesh | None = None) -> Callable[[Params, Array]
     """Every layer's activation at test time, by the paper's name, whole channels, column 0 first.
 
     conv1 to conv5 with bias (and activation, where it follows at once), norm1, norm2, pool1, pool2, pool5 [B, H, W, C];
-    fc6, fc7 after their activation [B, C]; fc8, the logits [B, K]. Images as for `forward`.
+    fc6, fc7 after their activation [B, C]; fc8, the logits [B, K]. Other networks have their own layers' names, the
+    logits under `model.logits`. Images as for `forward`.
     """
     specs = {
         name: P(columns.DATA, *[None] * (act.ndim - 2), columns.COLUMN)

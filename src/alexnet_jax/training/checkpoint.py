@@ -3,7 +3,8 @@
     RUN/checkpoints/latest/STEP/{params,moments,statistics,about}
     RUN/checkpoints/best/STEP/...
 
-A checkpoint stands alone: beside the arrays it holds the config, what the data is, and how far the run is.
+A checkpoint stands alone: beside the arrays it holds the config, what the data is, and how far the run is. Weights
+from elsewhere are a step 0 without moments.
 """
 
 import dataclasses

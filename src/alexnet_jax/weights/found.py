@@ -99,7 +99,7 @@ def needs(module: str, kind: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise BadInput(f"reading {kind} file needs the extra convert: pip install 'alexnet_jax[convert]'") from error
+        raise BadInput(f"reading {kind} file needs the extra convert: pip install '.[convert]' in the clone") from error
 
 
 def _times(shape: tuple[int, ...]) -> str:
