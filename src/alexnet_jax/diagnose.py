@@ -91,7 +91,8 @@ def examine(config: Config, records: Records, steps: Iterable[int] = range(STEPS
         return value, gradient, *update(config.optim, params, state, gradient, rate)
 
     key = jax.random.key(config.seed)
-    fresh, start = functional.init(config.model, key), moments(config.optim, functional.init(config.model, key))
+    fresh = functional.init(config.model, key)
+    start = moments(config.optim, fresh)
     features, seen = functional.features(config.model), behind_activation(config.model)
 
     def trial(rate: Rates, numbers: Iterable[int]) -> tuple[list[float], Any]:
@@ -235,7 +236,8 @@ def diagnose() -> None:
     with ExitStack() as stack:
         records, model = Records(options.directory or EMBEDDED), config.model
         kind = "pictures"
-        if not options.directory and (model.channels != 1 or 28 + 2 * config.data.pad < model.image_size):
+        H, _, C = records.image_shape
+        if not options.directory and (model.channels != C or H + 2 * config.data.pad < model.image_size):
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "enlarged"
             records, kind = enlarged(config, directory), "enlarged embedded pictures"
         config = fit_classes(config, records)
