@@ -1,20 +1,23 @@
 """Pictures of any kind: which files, and pixel by pixel what comes of them."""
 
+import io
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from zlib import crc32
+from zlib import compress, crc32
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
 from alexnet_jax.config import BadInput
+from alexnet_jax.data import pictures
 from alexnet_jax.data.imagenet import imagenet_classes
-from alexnet_jax.data.pictures import find, open_picture
+from alexnet_jax.data.pictures import Unreadable, find, open_picture
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -363,6 +366,97 @@ def test_a_decompression_bomb(save: Save, side: int) -> None:
     path = save("bomb.png", Image.new("1", (9, 9)))
     rewrite_chunk(path, b"IHDR", side.to_bytes(4, "big") * 2)
     assert "has more than 89478485 pixels" in refusal(path)
+
+
+def reason(data: bytes) -> str:
+    """Why these bytes are refused."""
+    with pytest.raises(Unreadable) as refused:
+        pictures.picture(data, (8, 8, 3), "crop")
+    words = str(refused.value)
+    assert words.isprintable()
+    assert words == words.strip() != ""
+    return words
+
+
+def encoded(kind: str, array: np.ndarray, **how: Any) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, kind, **how)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "JPEG2000", "ICO", "TGA"])
+def test_bytes_give_what_their_file_gives(tmp_path: Path, kind: str) -> None:
+    data = encoded(kind, noise(20, 30))
+    path = tmp_path / "a"
+    path.write_bytes(data)
+    for square in ("crop", "warp"):
+        np.testing.assert_array_equal(pictures.picture(data, (8, 9, 3), square), open_picture(path, (8, 9, 3), square))
+
+
+def test_reasons_stand_without_a_path(save: Save) -> None:
+    assert reason(b"") == "empty"
+    assert reason(b"no picture at all") == "not a picture of a known format, or damaged at its beginning"
+    assert reason(encoded("PNG", noise(50, 50))[:2000]) == "cannot be read: image file is truncated"
+    bomb = save("bomb.png", Image.new("1", (9, 9)))
+    for side in (9_500, 30_000):
+        rewrite_chunk(bomb, b"IHDR", side.to_bytes(4, "big") * 2)
+        assert reason(bomb.read_bytes()) == "more than 89478485 pixels"
+    # Pillow quotes the bytes, also such as end a line.
+    assert reason(b"P6 5 \n\t\x07\x7f 5\n255\n").startswith("cannot be read: ")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RecursionError("too\ndeep"), OSError(5, "bad\tsector", "/a/path")])
+def test_whatever_a_decoder_raises_is_a_reason(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def load(self: Image.Image) -> None:
+        raise error
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
+    words = {"MemoryError": "MemoryError", "RecursionError": "too deep", "OSError": "bad sector"}
+    assert reason(encoded("PNG", noise(4, 4))) == f"cannot be read: {words[type(error).__name__]}"
+
+
+def test_no_address_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(self: Image.Image) -> None:
+        raise ValueError(f"cannot use {io.BytesIO()}")
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
+    assert reason(encoded("PNG", noise(4, 4))) == "cannot be read: cannot use <_io.BytesIO object>"
+
+
+def test_a_reason_survives_the_way_between_processes() -> None:
+    with pytest.raises(Unreadable) as refused:
+        pictures.picture(b"", (8, 8, 3), "crop")
+    error = pickle.loads(pickle.dumps(refused.value))
+    assert (str(error), error.about(Path("a {b}.png"))) == ("empty", "the picture a {b}.png is empty")
+
+
+@pytest.mark.parametrize("name", [b"zTXt", b"iTXt", b"iCCP"])
+def test_a_text_or_a_profile_that_unpacks_without_end(name: bytes) -> None:
+    """64 KB that would become 64 MB."""
+    chunk = name + b"Name\0" + {b"iTXt": b"\1\0\0\0"}.get(name, b"\0") + compress(bytes(2**26))
+    packed = (len(chunk) - 4).to_bytes(4, "big") + chunk + crc32(chunk).to_bytes(4, "big")
+    png = encoded("PNG", noise(4, 4))
+    assert "too large" in reason(png[:33] + packed + png[33:])
+
+
+@pytest.mark.parametrize("how", [{}, {"progressive": True}, {"restart_marker_rows": 1}], ids=str)
+def test_a_jpeg_that_is_cut_anywhere_is_refused(how: dict[str, Any]) -> None:
+    data = encoded("JPEG", np.asarray(smooth(30, 40)), **how)
+    pictures.picture(data, (8, 8, 3), "crop")
+    for end in range(len(data)):
+        reason(data[:end])
+
+
+def test_a_png_that_is_cut_anywhere_is_refused_or_whole() -> None:
+    """It can do without the checksums and the last chunk behind its pixels."""
+    data = encoded("PNG", noise(9, 9))
+    for end in range(len(data)):
+        try:
+            read = pictures.picture(data[:end], (9, 9, 3), "crop")
+        except Unreadable:
+            continue
+        assert end > len(data) - 24
+        np.testing.assert_array_equal(read, noise(9, 9))
 
 
 def test_pillow_is_silent(save: Save) -> None:

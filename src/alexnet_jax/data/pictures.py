@@ -1,8 +1,10 @@
-"""Pictures of any kind from the disk, brought to one shape (section 2)."""
+"""Pictures of any kind, brought to one shape (section 2)."""
 
 import glob
+import io
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -16,6 +18,8 @@ from alexnet_jax.config import BadInput
 
 # Pillow tells these formats by their first bytes, but does not decode them, or has another program do it.
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+# Beyond which Pillow warns of a decompression bomb.
+MOST_PIXELS = 89_478_485
 
 
 def find(paths: Sequence[str]) -> list[Path]:
@@ -45,7 +49,7 @@ def _below(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in _suffixes()
+        if path.suffix.lower() in suffixes()
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and path.is_file()
     )
@@ -58,53 +62,86 @@ def _formats() -> list[str]:
 
 
 @cache
-def _suffixes() -> set[str]:
+def suffixes() -> set[str]:
     return {suffix for suffix, name in Image.registered_extensions().items() if name in _formats()}
 
 
-def open_picture(path: Path, shape: tuple[int, int, int], square: Literal["crop", "warp"]) -> np.ndarray:
-    """uint8 [H, W, C] of any picture, upright, on white, in colour or grey as C is 3 or 1.
+class Unreadable(Exception):
+    """Why a picture cannot be read: words for a table, on one line, without a path, every time the same."""
 
-    crop: it is scaled until it just covers H x W, and the middle is cut out (section 2); warp: its height becomes H
-    and its width W (Caffe's examples/imagenet). Raises BadInput where it cannot be read.
-    """
-    H, W, C = shape
+    def __init__(self, reason: str, sentence: str = "the picture {path} {reason}") -> None:
+        super().__init__(reason)
+        self.sentence = sentence
+
+    def about(self, path: Path) -> str:
+        """The reason as a sentence about the file."""
+        return self.sentence.format(path=path, reason=self)
+
+
+def open_picture(path: Path, shape: tuple[int, int, int], square: Literal["crop", "warp"]) -> np.ndarray:
+    """What `picture` makes of a file. Raises BadInput where it cannot be read."""
     try:
-        picture = _on_white(_read(path, 2 * max(H, W))).convert("RGB" if C == 3 else "L")
+        if path.is_dir():
+            raise BadInput(f"{path} is a folder, not a picture")
+        # A device has no size, and may have no end.
+        return picture(path.read_bytes() if path.stat().st_size else b"", shape, square)
     except FileNotFoundError:
         raise BadInput(f"there is no picture {path}") from None
+    except (OSError, MemoryError) as error:
+        raise BadInput(_damage(error).about(path)) from error
+    except Unreadable as error:
+        raise BadInput(error.about(path)) from error.__cause__
+
+
+def picture(data: bytes, shape: tuple[int, int, int], square: Literal["crop", "warp"]) -> np.ndarray:
+    """uint8 [H, W, C] of any picture's file, upright, on white, in colour or grey as C is 3 or 1.
+
+    crop: it is scaled until it just covers H x W, and the middle is cut out (section 2); warp: its height becomes H
+    and its width W (Caffe's examples/imagenet). Raises Unreadable.
+    """
+    H, W, _ = shape
+    if not data:
+        raise Unreadable("empty", "the picture {path} is {reason}")
+    try:
+        return _resized(_on_white(_read(data, 2 * max(H, W))), shape, square)
     except UnidentifiedImageError:
-        raise BadInput(f"{path} is not a picture of a known format, or damaged at its beginning") from None
+        reason = "not a picture of a known format, or damaged at its beginning"
+        raise Unreadable(reason, "{path} is {reason}") from None
     except Image.DecompressionBombError:
-        raise BadInput(_bomb(path)) from None
-    except BadInput:
+        raise _bomb() from None
+    except Unreadable:
         raise
     except Exception as error:  # whatever Pillow's many decoders make of a damaged file
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise BadInput(f"the picture {path} cannot be read: {reason}") from error
-    box = _middle(picture.size, (W, H)) if square == "crop" else None
-    # Shrunk by whole factors first, but not below three times the final size: several times faster, nothing visible.
-    picture = picture.resize((W, H), Image.Resampling.BICUBIC, box, reducing_gap=3.0)
-    return np.array(picture).reshape(shape)
+        raise _damage(error) from error
 
 
-def _read(path: Path, enough: int) -> Image.Image:
+def fit(pixels_HWC: np.ndarray, shape: tuple[int, int, int], square: Literal["crop", "warp"]) -> np.ndarray:
+    """What `picture` makes of bare pixels: uint8 [h, w, 1 or 3] -> [H, W, C]."""
+    return _resized(Image.fromarray(pixels_HWC[:, :, 0] if pixels_HWC.shape[2] == 1 else pixels_HWC), shape, square)
+
+
+def _resized(whole: Image.Image, shape: tuple[int, int, int], square: Literal["crop", "warp"]) -> np.ndarray:
+    H, W, C = shape
+    whole = whole.convert("RGB" if C == 3 else "L")
+    box = middle(whole.size, (W, H)) if square == "crop" else None
+    # Shrunk by whole factors first, but not below three times the final size: faster, nothing visible.
+    return np.array(whole.resize((W, H), Image.Resampling.BICUBIC, box, reducing_gap=3.0)).reshape(shape)
+
+
+def _read(data: bytes, enough: int) -> Image.Image:
     """The picture upright, its first frame. A JPEG may come smaller, but no side shorter than `enough`."""
-    _silence()
-    if path.is_dir():
-        raise BadInput(f"{path} is a folder, not a picture")
-    if path.stat().st_size == 0:
-        raise BadInput(f"the picture {path} is empty")
-    with Image.open(path, formats=_formats()) as picture:
-        width, height = picture.size
-        if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:  # where Pillow would only warn
-            raise BadInput(_bomb(path))
-        _draft(picture, enough)
-        picture.load()
+    silence()
+    with Image.open(io.BytesIO(data), formats=_formats()) as opened:
+        if opened.width * opened.height > MOST_PIXELS:  # where Pillow would only warn
+            raise _bomb()
+        _draft(opened, enough)
+        # Refuses what is cut short, a JPEG also where only its last two bytes are missing. A PNG, GIF or BMP may lack
+        # the few bytes behind its pixels.
+        opened.load()
         try:
-            return ImageOps.exif_transpose(picture)
+            return ImageOps.exif_transpose(opened)
         except Exception:  # a damaged EXIF block is no reason to refuse the pixels
-            return picture.copy()
+            return opened.copy()
 
 
 def _draft(picture: Image.Image, enough: int) -> None:
@@ -120,14 +157,20 @@ def _draft(picture: Image.Image, enough: int) -> None:
 
 
 @cache
-def _silence() -> None:
+def silence() -> None:
     """For good: `warnings.catch_warnings` is not for threads, and pictures are read in several."""
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
-def _bomb(path: Path) -> str:
-    return f"the picture {path} has more than {Image.MAX_IMAGE_PIXELS} pixels; make it smaller"
+def _bomb() -> Unreadable:
+    return Unreadable(f"more than {MOST_PIXELS} pixels", "the picture {path} has {reason}; make it smaller")
+
+
+def _damage(error: Exception) -> Unreadable:
+    words = re.sub(r" at 0x\w+", "", getattr(error, "strerror", None) or str(error))
+    words = " ".join("".join(char if char.isprintable() else " " for char in words).split())
+    return Unreadable(f"cannot be read: {words or type(error).__name__}")
 
 
 def _on_white(picture: Image.Image) -> Image.Image:
@@ -154,7 +197,7 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
     return Image.fromarray(grey)
 
 
-def _middle(size: tuple[int, int], target: tuple[int, int]) -> tuple[float, float, float, float]:
+def middle(size: tuple[int, int], target: tuple[int, int]) -> tuple[float, float, float, float]:
     """The largest box of the target's proportions in the middle of a picture, sizes as (width, height)."""
     (width, height), (W, H) = size, target
     box_width, box_height = min(width, height * W / H), min(height, width * H / W)

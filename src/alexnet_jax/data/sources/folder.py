@@ -1,0 +1,136 @@
+"""Folders of pictures: SRC/train/CLASS and SRC/val/CLASS, or SRC/CLASS."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from alexnet_jax.config import BadInput
+from alexnet_jax.data.sources.source import Picture, Source, arranged, class_names, clean, counting, is_picture
+
+VALIDATION = ("val", "validation", "valid", "test")
+# Caffe's list of synsets and Kaggle's: "n01440764 tench, Tinca tinca" a line.
+WORDS = ("synset_words.txt", "LOC_synset_mapping.txt")
+
+Files = dict[str, list[str]]  # the pictures of each class, as paths from the class's folder on
+
+
+def recognised(src: Path) -> bool:
+    """Whether there are folders with pictures below them; no longer than it takes to find one."""
+    return src.is_dir() and any(True for folder in _folders(src) for _ in _below(folder, (os.path.realpath(src),)))
+
+
+def find(src: Path, fraction: float | None, seed: int) -> Source:
+    """The pictures below SRC/train/CLASS and SRC/val/CLASS (or validation, valid; test where there is none of these).
+
+    Without SRC/train, those below SRC/CLASS, `fraction` (by default 0.1) of each class being set aside for validation,
+    at least one where there are two; which ones depends on their names and the seed alone. A picture is a file with a
+    picture's suffix that is not hidden. Links are followed, except to a folder that they lie in; what lies beside the
+    class folders is ignored. Raises BadInput where a class folder has no pictures, a validation class is not in
+    training, or a fraction is given to a set that is split already.
+    """
+    train_folder, validation_folder = _split(src) or (src, src)
+    if train_folder == src:
+        train, validation = _set_aside(_files(src), 0.1 if fraction is None else fraction, seed)
+        if not any(validation.values()):
+            raise BadInput(f"each class in {src} has a single picture, and none can be set aside for validation")
+    elif fraction is not None:
+        raise BadInput(f"{validation_folder} has the validation pictures; leave out --validation-fraction")
+    else:
+        train, validation = _files(train_folder), _files(validation_folder)
+        for name in validation:
+            if name not in train:
+                raise BadInput(
+                    f"{validation_folder} has a class {name!r}, and {train_folder} has not; remove it or add it"
+                )
+    ids = sorted(train)
+    return arranged(
+        "folder",
+        class_names(ids, _words(src)),
+        _pictures(train_folder, train, ids),
+        _pictures(validation_folder, validation, ids),
+    )
+
+
+def _split(src: Path) -> tuple[Path, Path] | None:
+    """The folders of training and validation where there are these; `train` alone could be a class like any other."""
+    train, (*usual, test) = src / "train", (src / name for name in VALIDATION)
+    if not train.is_dir():
+        for folder in (*usual, test):
+            if folder.is_dir() and any(_folders(folder)):
+                raise BadInput(f"{src} has a folder {folder.name} and no folder train; give one that has both")
+        return None
+    there = [folder for folder in usual if folder.is_dir()] or [test] * test.is_dir()
+    if len(there) > 1:
+        raise BadInput(f"{src} has the folders {' and '.join(folder.name for folder in there)}; leave one of them")
+    if there:
+        return train, there[0]
+    if any(_folders(train)):
+        raise BadInput(
+            f"{src} has a folder train and none of {', '.join(VALIDATION)}; give {train} instead to have a fraction "
+            f"of its pictures set aside for validation"
+        )
+    return None
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _files(folder: Path) -> Files:
+    folders = _folders(folder) if folder.is_dir() else []
+    if not folders:
+        raise BadInput(f"{folder} has no folders of pictures, one for each class; sort its pictures into such folders")
+    above = (os.path.realpath(folder), *map(str, Path(os.path.realpath(folder)).parents))
+    found = {}
+    for path in counting(folders, f"pictures in {folder}"):
+        skipped = len(str(path)) + 1
+        found[path.name] = [file[skipped:] for file in _below(path, above)]
+        if not found[path.name]:
+            raise BadInput(f"the class folder {path} has no pictures; remove it or fill it")
+    return found
+
+
+def _below(folder: Path | str, above: tuple[str, ...]) -> Iterator[str]:
+    """The pictures at any depth, in no particular order. `above`: the real paths of the folders that it lies in."""
+    real = os.path.realpath(folder)
+    if real in above:  # a link back
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_picture(entry.name) and entry.is_file():
+                yield entry.path
+            elif not entry.name.startswith(".") and entry.is_dir():
+                yield from _below(entry.path, (*above, real))
+
+
+def _set_aside(files: Files, fraction: float, seed: int) -> tuple[Files, Files]:
+    if not 0 < fraction < 1:
+        raise BadInput(f"--validation-fraction is {fraction:g}; give more than 0 and less than 1")
+
+    def draw(name: str) -> bytes:
+        return hashlib.sha256(f"{seed}/{name}".encode(errors="surrogateescape")).digest()
+
+    train, validation = {}, {}
+    for name, paths in files.items():
+        # A shuffle that no other version of a random generator can change.
+        drawn = sorted(paths, key=lambda path: draw(f"{name}/{path}"))
+        count = min(max(1, round(fraction * len(drawn))), len(drawn) - 1)
+        validation[name], train[name] = drawn[:count], drawn[count:]
+    return train, validation
+
+
+def _pictures(folder: Path, files: Files, ids: list[str]) -> Iterator[Picture]:
+    for label, name in enumerate(ids):
+        for path in files.get(name, ()):
+            yield Picture(clean(f"{name}/{path}"), label, f"{folder}/{name}/{path}", 0, -1)
+
+
+def _words(src: Path) -> dict[str, str]:
+    """What the classes are called, by their folders."""
+    for name in WORDS:
+        if (src / name).is_file():
+            lines = (src / name).read_text(encoding="utf-8", errors="replace").splitlines()
+            pairs = (line.split(maxsplit=1) for line in lines)
+            return {pair[0]: pair[1].strip() for pair in pairs if len(pair) == 2}
+    return {}

@@ -1,0 +1,147 @@
+"""IDX files: MNIST, Fashion-MNIST and the like, and EMNIST."""
+
+import gzip
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from math import prod
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+
+from alexnet_jax.config import BadInput
+from alexnet_jax.data.sources.source import GZIP, Picture, Source, arranged, class_names, numbered, unpack
+
+MNIST = ("train", "t10k")
+
+
+class Half(NamedTuple):
+    """The training or the validation pictures: where they lie, one behind the other, and their labels."""
+
+    file: str
+    start: int
+    shape: tuple[int, int]
+    labels_N: np.ndarray
+
+
+def recognised(src: Path) -> bool:
+    return bool(_sets(src))
+
+
+def find(src: Path, unpacked: Path) -> Source:
+    """The pictures of {train,t10k}-{images-idx3,labels-idx1}-ubyte, or of EMNIST's emnist-NAME-{train,test}-...
+
+    Gzipped files are unpacked first. EMNIST stores its pictures with rows and columns exchanged, which is mended; where
+    its labels start at 1, ours start at 0. Raises BadInput where a file is missing, damaged or no IDX file, or they do
+    not belong together.
+    """
+    sets = _sets(src) or [MNIST]
+    if len(sets) > 1:
+        raise BadInput(
+            f"{src} has several sets, of {' and '.join(train for train, _ in sets)}; leave one and move the others away"
+        )
+    [names] = sets
+    emnist = names != MNIST
+    train, validation = (_half(src, name, unpacked, exchanged=emnist) for name in names)
+    if train.shape != validation.shape:
+        sizes = [f"{height}x{width}" for height, width in (train.shape, validation.shape)]
+        raise BadInput(f"the pictures of {names[0]} in {src} are {sizes[0]}, those of {names[1]} {sizes[1]}")
+    labels = np.concatenate([train.labels_N, validation.labels_N])
+    first = 1 if emnist and labels.min() == 1 else 0
+    classes = [str(label) for label in range(first, int(labels.max()) + 1)]
+    words = _mapping(src / f"{names[0].removesuffix('-train')}-mapping.txt") if emnist else {}
+    return arranged(
+        "idx",
+        class_names(classes, words),
+        _pictures(train, first, len(classes)),
+        _pictures(validation, first, len(classes)),
+        pixels=(*train.shape, 1),
+    )
+
+
+def _sets(src: Path) -> list[tuple[str, str]]:
+    """The sets in a directory: what the names of their training and of their validation files begin with."""
+    found = [MNIST] if any(_named(src, name, "images", 3) for name in MNIST) else []
+    pattern = r"(emnist-\w+)-(train|test)-images[-.]idx3-ubyte(\.gz)?"
+    names = {match[1] for path in src.iterdir() if (match := re.fullmatch(pattern, path.name))}
+    return found + [(f"{name}-train", f"{name}-test") for name in sorted(names)]
+
+
+def _named(src: Path, begin: str, kind: str, dimensions: int) -> Path | None:
+    """The file with any of its usual names."""
+    names = [f"{begin}-{kind}{mark}idx{dimensions}-ubyte{end}" for mark in "-." for end in ("", ".gz")]
+    return next((src / name for name in names if (src / name).is_file()), None)
+
+
+def _half(src: Path, begin: str, unpacked: Path, exchanged: bool) -> Half:
+    pictures, labels = (_named(src, begin, kind, dimensions) for kind, dimensions in (("images", 3), ("labels", 1)))
+    if not pictures or not labels:
+        missing = "labels-idx1" if pictures else "images-idx3"
+        raise BadInput(f"{src} has no {begin}-{missing}-ubyte, with or without .gz")
+    labels_N = read(labels, 1)
+
+    def write(file: IO[bytes]) -> list[int]:
+        stored_NHW = read(pictures, 3)
+        for picture_HW in stored_NHW.swapaxes(1, 2) if exchanged else stored_NHW:
+            file.write(picture_HW.tobytes())
+        return list(stored_NHW.shape)
+
+    if exchanged or _gzipped(pictures):
+        file, (count, height, width) = unpack(unpacked, [pictures], write)
+        start = 0
+    else:
+        with pictures.open("rb") as opened:
+            count, height, width = _shape(pictures, opened.read(16), pictures.stat().st_size, 3)
+        file, start = str(pictures), 16
+    if count != len(labels_N):
+        raise BadInput(f"{pictures} has {count} pictures and there are {len(labels_N)} labels for them")
+    if not count * height * width:
+        raise BadInput(f"{pictures} has no pictures")
+    return Half(file, start, (width, height) if exchanged else (height, width), labels_N)
+
+
+def _pictures(half: Half, first: int, classes: int) -> Iterator[Picture]:
+    labels = (half.labels_N.astype(int) - first).tolist()
+    ids, files, length = numbered(classes), numbered(len(labels)), prod(half.shape)
+    for place, (label, file) in enumerate(zip(labels, files, strict=True)):
+        yield Picture(f"{ids[label]}/{file}", label, half.file, half.start + place * length, length)
+
+
+def _mapping(path: Path) -> dict[str, str]:
+    """EMNIST's list of what a label stands for, in ASCII codes: "1 65 97" is "Aa"."""
+    if not path.is_file():
+        return {}
+    try:
+        lines = filter(None, map(str.split, path.read_text("ascii").splitlines()))
+        return {label: "".join(chr(int(code)) for code in codes) for label, *codes in lines}
+    except (ValueError, OverflowError):
+        raise BadInput(f"{path} is no list of labels and ASCII codes; get it again or remove it") from None
+
+
+def _gzipped(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == GZIP
+
+
+def read(path: Path, dimensions: int) -> np.ndarray:
+    """The uint8 array of an IDX file, gzipped or not. Raises BadInput where it is not one, or is cut short."""
+    try:
+        data = path.read_bytes()
+        data = gzip.decompress(data) if data[:2] == GZIP else data
+    except (OSError, EOFError, zlib.error) as error:
+        raise BadInput(f"{path} cannot be read: {error}") from None
+    shape = _shape(path, data, len(data), dimensions)
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+
+
+def _shape(path: Path, data: bytes, size: int, dimensions: int) -> tuple[int, ...]:
+    """What the header announces. `data`: the file's beginning at least; `size`: of all of it."""
+    header = 4 + 4 * dimensions
+    if len(data) < header or data[:4] != bytes((0, 0, 8, dimensions)):
+        raise BadInput(f"{path} is not an IDX file of bytes in {dimensions} dimension(s)")
+    shape = struct.unpack(f">{dimensions}I", data[4:header])
+    if size - header != prod(shape):
+        raise BadInput(f"{path} holds {size - header} bytes, its header announces {prod(shape)}: get it again")
+    return shape

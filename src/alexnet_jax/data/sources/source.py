@@ -1,0 +1,184 @@
+"""A data set as it was distributed: where each of its pictures lies, and how one is read."""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any, NamedTuple, TypeVar
+
+from rich.console import Console
+from rich.progress import track
+
+from alexnet_jax.config import BadInput
+from alexnet_jax.data.pictures import suffixes
+
+T = TypeVar("T")
+
+GZIP = b"\x1f\x8b"
+
+
+class Picture(NamedTuple):
+    """One picture. ImageNet has 1.28 million, so this is all that is known of it."""
+
+    name: str
+    """CLASS/FILE, as in n01440764/n01440764_10026.JPEG; no two of a split share it"""
+    label: int
+    file: str
+    """the file on the disk that holds its bytes: itself, a tar, or what was unpacked"""
+    start: int
+    """the first byte"""
+    length: int
+    """bytes; -1: up to the end of the file"""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set: the same lists in the same order whenever and wherever it is found."""
+
+    kind: str
+    """folder, ilsvrc, parquet, idx or cifar"""
+    classes: list[str]
+    """their names in the order of the labels, which is that of their sorted ids"""
+    splits: dict[str, list[Picture]]
+    """train, by class and file name; validation, by file name and class (the official order of ILSVRC)"""
+    pixels: tuple[int, int, int] | None
+    """each picture is uint8 [H, W, C] of this shape; None: JPEG, PNG or another encoding"""
+
+
+def read(picture: Picture) -> bytes:
+    """Its bytes. Raises BadInput where the file is gone, cannot be read, or ends before the picture does."""
+    if picture.length == 0:
+        return b""
+    try:
+        if picture.length < 0:
+            with open(picture.file, "rb", buffering=0) as file:
+                return file.readall()
+        opened = _opened(picture.file)
+        data = os.pread(opened.descriptor, picture.length, picture.start)
+    except OSError as error:
+        raise BadInput(f"{picture.name} in {picture.file} cannot be read: {error.strerror}") from error
+    if len(data) < picture.length:
+        raise BadInput(f"{picture.file} ends in the middle of {picture.name}; was it changed meanwhile?")
+    return data
+
+
+class _Descriptor:
+    """A file open for pread; closed when nobody holds it any more, so one thread cannot close another's."""
+
+    def __init__(self, file: str) -> None:
+        self.descriptor = os.open(file, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
+@lru_cache(32)
+def _opened(file: str) -> _Descriptor:
+    return _Descriptor(file)
+
+
+# ------------------------------------------------------------------------------------- for the files beside this one
+
+
+def arranged(
+    kind: str,
+    classes: list[str],
+    train: Iterable[Picture],
+    validation: Iterable[Picture],
+    pixels: tuple[int, int, int] | None = None,
+) -> Source:
+    """The Source of pictures in any order. Where names are the same, the second becomes `NAME (2)`, and so on."""
+
+    def by_class(picture: Picture) -> tuple[int, str, str, int]:
+        return picture.label, picture.name.partition("/")[2], picture.file, picture.start
+
+    def by_file(picture: Picture) -> tuple[str, int, str, int]:
+        return picture.name.partition("/")[2], picture.label, picture.file, picture.start
+
+    splits = {"train": sorted(train, key=by_class), "validation": sorted(validation, key=by_file)}
+    return Source(kind, classes, {split: _distinct(pictures) for split, pictures in splits.items()}, pixels)
+
+
+def _distinct(pictures: list[Picture]) -> list[Picture]:
+    taken = {picture.name for picture in pictures}
+    if len(taken) == len(pictures):
+        return pictures
+    seen: Counter[str] = Counter()
+    for place, picture in enumerate(pictures):
+        seen[picture.name] += 1
+        if seen[picture.name] > 1:
+            while (name := f"{picture.name} ({seen[picture.name]})") in taken:
+                seen[picture.name] += 1
+            taken.add(name)
+            pictures[place] = picture._replace(name=name)
+    return pictures
+
+
+def class_names(ids: Sequence[str], words: Mapping[str, str]) -> list[str]:
+    """What the classes are called, by default their ids. Those that share a name get the id: crane (n02012849)."""
+    names = [clean(words.get(id, id)) for id in ids]
+    count = Counter(names)
+    return [f"{name} ({id})" if count[name] > 1 else name for id, name in zip(ids, names, strict=True)]
+
+
+def clean(name: str) -> str:
+    """The name with tabs, line breaks and whatever else does not print as escapes: it goes into lists of names."""
+    if name.isprintable():
+        return name
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+def numbered(count: int) -> list[str]:
+    """The numbers below count, as file names that sort as numbers do: 00, 01, ..., 99."""
+    return [str(number).zfill(len(str(count - 1))) for number in range(count)]
+
+
+def last_part(path: str) -> str:
+    """What a path of another machine calls the file; nothing is ever written under it."""
+    return path.replace("\\", "/").rpartition("/")[2]
+
+
+def is_picture(file_name: str) -> bool:
+    """By its suffix; what is hidden is none (macOS leaves ._NAME.JPEG beside NAME.JPEG)."""
+    return not file_name.startswith(".") and os.path.splitext(file_name)[1].lower() in suffixes()
+
+
+def counting(items: Sequence[T], what: str) -> Iterable[T]:
+    """The items, and on a terminal a bar that says how many are done."""
+    console = Console(stderr=True)
+    return track(items, what, console=console, transient=True, disable=not console.is_terminal)
+
+
+def unpack(unpacked: Path, files: Sequence[Path], write: Callable[[IO[bytes]], Any]) -> tuple[str, Any]:
+    """A file of the directory `unpacked` with what `write` puts into it, and what `write` returns, as JSON keeps it.
+
+    A file that an earlier run wrote of the same `files` is taken as it is: it got its name when it was whole. Raises
+    BadInput where it cannot be written.
+    """
+    versions = [(os.path.abspath(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    path = unpacked / f"{files[0].name}.{hashlib.sha256(repr(versions).encode()).hexdigest()[:16]}"
+    if not path.exists():
+        unfinished = path.with_name(path.name + ".incomplete")
+        try:
+            unpacked.mkdir(parents=True, exist_ok=True)
+            with unfinished.open("wb") as file:
+                index = json.dumps(write(file)).encode()
+                file.write(index + len(index).to_bytes(8, "little"))
+            unfinished.rename(path)
+        except OSError as error:
+            raise BadInput(
+                f"{error.filename or unfinished}: {error.strerror or error}, while unpacking {files[0]}"
+            ) from error
+        finally:
+            unfinished.unlink(missing_ok=True)
+    # The index stands behind the pictures: one file, so that there is never one without the other.
+    with path.open("rb") as whole:
+        whole.seek(-8, os.SEEK_END)
+        length = int.from_bytes(whole.read(8), "little")
+        whole.seek(-8 - length, os.SEEK_END)
+        return str(path), json.loads(whole.read(length))

@@ -1,0 +1,788 @@
+"""Data sets as they are distributed: all forms of a set are one set, and what is damaged or missing is named."""
+
+import gzip
+import io
+import json
+import os
+import pickle
+import random
+import struct
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from PIL import Image
+from scipy.io import savemat
+
+from alexnet_jax.config import BadInput
+from alexnet_jax.data import sources
+from alexnet_jax.data.sources import Source, parquet
+
+WORDS = {"n01440764": "tench, Tinca tinca", "n02012849": "crane", "n03126707": "crane"}
+NAMES = ["tench, Tinca tinca", "crane (n02012849)", "crane (n03126707)"]
+Files = dict[str, bytes]
+
+
+@pytest.fixture
+def unpacked(tmp_path: Path) -> Path:
+    return tmp_path / "unpacked"
+
+
+def find(src: Path, unpacked: Path, kind: Any = None, fraction: float | None = None, seed: int = 0) -> Source:
+    return sources.find(src, kind, unpacked, fraction, seed)
+
+
+def refused(src: Path, unpacked: Path, **options: Any) -> str:
+    """The sentence with which a source is refused."""
+    with pytest.raises(BadInput) as caught:
+        find(src, unpacked, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def told(source: Source) -> tuple[Any, ...]:
+    """All that a source says but where the bytes are, and the bytes."""
+    pictures = {
+        split: [(picture.name, picture.label, sources.read(picture)) for picture in of]
+        for split, of in source.splits.items()
+    }
+    return source.classes, source.pixels, pictures
+
+
+def names(source: Source, split: str) -> list[str]:
+    return [picture.name for picture in source.splits[split]]
+
+
+def put(root: Path, files: Mapping[str, bytes]) -> Path:
+    for name, data in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root
+
+
+def photograph(number: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (3, 2), (number, 2 * number, 255 - number)).save(buffer, "PNG" if number % 4 == 0 else "JPEG")
+    return buffer.getvalue()
+
+
+def imagenet() -> tuple[Files, Files]:
+    """{CLASS/FILE: bytes} of training and validation, in no order."""
+    train = {f"{id}/{id}_{n}.JPEG": photograph(10 * c + n) for c, id in enumerate(WORDS) for n in (10, 9, 2)}
+    shown = ["n03126707", "n01440764", "n02012849", "n01440764", "n03126707"]
+    validation = {f"{id}/ILSVRC2012_val_{n:08}.JPEG": photograph(100 + n) for n, id in enumerate(shown, 1)}
+    return train, validation
+
+
+def as_folder(root: Path, train: Files, validation: Files) -> Path:
+    put(root / "train", train)
+    put(root / "val", validation)
+    return put(root, {"synset_words.txt": "".join(f"{id} {words}\n" for id, words in WORDS.items()).encode()})
+
+
+# ---------------------------------------------------------------------------------------------------------- folders
+
+
+def test_a_folder_is_listed_by_class_and_file_whatever_order_the_disk_gives(
+    tmp_path: Path, unpacked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, validation = imagenet()
+    found = find(as_folder(tmp_path / "src", train, validation), unpacked)
+    assert (found.kind, found.classes, found.pixels) == ("folder", NAMES, None)
+    assert names(found, "train") == sorted(train)
+    assert names(found, "validation") == sorted(validation, key=lambda name: name.split("/")[1])
+    assert [picture.label for picture in found.splits["validation"]] == [2, 0, 1, 0, 2]
+    assert {picture.name: sources.read(picture) for of in found.splits.values() for picture in of} == train | validation
+
+    scandir = os.scandir
+
+    class Shuffled:
+        def __init__(self, folder: Any) -> None:
+            with scandir(folder) as entries:
+                self.entries = list(entries)
+            random.shuffle(self.entries)
+
+        def __enter__(self) -> Iterator[os.DirEntry[str]]:
+            return iter(self.entries)
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(os, "scandir", Shuffled)
+    assert find(tmp_path / "src", unpacked) == found
+    assert not unpacked.exists()
+
+
+def test_what_is_no_picture_is_not_listed(tmp_path: Path, unpacked: Path) -> None:
+    src = as_folder(tmp_path / "src", *imagenet())
+    found = told(find(src, unpacked))
+    beside = {
+        "train/.DS_Store": b"",
+        "train/notes.txt": b"",
+        "train/.git/x.jpg": b"",
+        "train/n01440764/._a.JPEG": b"",
+        "train/n01440764/list.csv": b"",
+        "train/n01440764/.thumbnails/a.png": b"",
+        "train/loose.jpg": b"",
+        "test/n01440764/1.JPEG": b"",
+    }
+    put(src, beside)
+    assert told(find(src, unpacked)) == found
+
+
+def test_links_are_followed_but_never_back(tmp_path: Path, unpacked: Path) -> None:
+    train, validation = imagenet()
+    src = as_folder(tmp_path / "src", train, validation)
+    elsewhere = put(tmp_path / "elsewhere", {"deep/a.png": photograph(1), "b.png": photograph(2)})
+    (src / "train/n01440764/back").symlink_to(src / "train")
+    (src / "train/n01440764/more").symlink_to(elsewhere)
+    (elsewhere / "round").symlink_to(elsewhere)
+    (src / "train/n02012849/c.png").symlink_to(elsewhere / "b.png")
+    (src / "train/n02012849/gone.png").symlink_to(elsewhere / "nothing.png")
+    added = {"n01440764/more/deep/a.png", "n01440764/more/b.png", "n02012849/c.png"}
+    assert names(find(src, unpacked), "train") == sorted({*train, *added})
+
+
+def test_names_that_do_not_print_are_escaped_and_stay_distinct(tmp_path: Path, unpacked: Path) -> None:
+    src = put(tmp_path / "src", {"train/a/x\ty.png": b"1", "train/a/x\\ty.png": b"2", "val/a/1.png": b"3"})
+    (src / os.fsdecode(b"train/a/\xff.png")).write_bytes(b"4")
+    found = find(src, unpacked)
+    assert sorted(names(found, "train")) == ["a/\\udcff.png", "a/x\\ty.png", "a/x\\ty.png (2)"]
+    assert sorted(map(sources.read, found.splits["train"])) == [b"1", b"2", b"4"]
+
+
+def test_a_fraction_of_each_class_is_set_aside_by_name_and_seed(tmp_path: Path, unpacked: Path) -> None:
+    files = {
+        f"{name}/{n:02}.png": photograph(n) for name, count in (("a", 20), ("b", 3), ("c", 1)) for n in range(count)
+    }
+    src = put(tmp_path / "src", files)
+    found = find(src, unpacked)
+    counts = [[picture.label for picture in found.splits[split]].count(c) for split in found.splits for c in range(3)]
+    assert counts == [18, 2, 1, 2, 1, 0]
+    assert {*names(found, "train"), *names(found, "validation")} == set(files)
+    elsewhere = find(put(tmp_path / "other", dict(reversed(files.items()))), unpacked)
+    assert told(elsewhere) == told(found)
+    assert names(elsewhere, "validation") == names(found, "validation")
+    assert names(find(src, unpacked, seed=1), "validation") != names(found, "validation")
+    # No class loses all of its training pictures.
+    assert [name[0] for name in names(find(src, unpacked, fraction=0.99), "train")] == ["a", "b", "c"]
+    for fraction in (0.0, 1.0, -1.0, float("nan")):
+        assert "give more than 0 and less than 1" in refused(src, unpacked, fraction=fraction)
+
+
+def test_a_class_may_be_called_train(tmp_path: Path, unpacked: Path) -> None:
+    src = put(tmp_path / "src", {f"{name}/{n}.png": b"" for name in ("train", "tram") for n in range(4)})
+    assert find(src, unpacked).classes == ["train", "tram"]
+
+
+def test_folders_that_cannot_be_a_set_are_refused(tmp_path: Path, unpacked: Path) -> None:
+    src = as_folder(tmp_path / "src", *imagenet())
+    assert "val has the validation pictures; leave out --validation-fraction" in refused(src, unpacked, fraction=0.1)
+    (src / "train/empty").mkdir()
+    assert "src/train/empty has no pictures" in refused(src, unpacked)
+    (src / "train/empty").rmdir()
+    put(src, {"val/other/a.png": b""})
+    assert "src/val has a class 'other', and" in refused(src, unpacked)
+    (src / "val").rename(src / "valid")
+    put(src, {"validation/n01440764/a.png": b""})
+    assert "has the folders validation and valid; leave one" in refused(src, unpacked)
+    loose = put(tmp_path / "loose", {"train/a/1.png": b"", "val/1.png": b""})
+    assert "loose/val has no folders of pictures" in refused(loose, unpacked)
+    alone = put(tmp_path / "alone", {"train/a/1.png": b""})
+    assert f"give {alone}/train instead" in refused(alone, unpacked)
+    assert "has a folder val and no folder train" in refused(put(tmp_path / "val", {"val/a/1.png": b""}), unpacked)
+    assert "a single picture" in refused(put(tmp_path / "single", {"a/1.png": b"", "b/1.png": b""}), unpacked)
+
+
+# ------------------------------------------------------------------------------------------------------------- tars
+
+
+def as_tar(files: Mapping[str, bytes], form: int = tarfile.GNU_FORMAT) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
+        for name, data in files.items():
+            about = tarfile.TarInfo(name)
+            about.size = len(data)
+            about.mtime = 1.5 if form == tarfile.PAX_FORMAT else 1  # a header of its own
+            tar.addfile(about, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def kit_files(year: int, validation: Files) -> Files:
+    """The development kit: ILSVRC's numbers are in another order than the synset ids, and 1 to 3 are leaves."""
+    ids = ["n02012849", "n03126707", "n01440764", "n00001740"]
+    columns = [
+        (f"ILSVRC{year}_ID", "f8"),
+        *((name, "O") for name in ("WNID", "words", "gloss")),
+        ("num_children", "f8"),
+    ]
+    rows = [(n, id, WORDS.get(id, "entity"), "a gloss", 3.0 * (n == 4)) for n, id in enumerate(ids, 1)]
+    buffer = io.BytesIO()
+    savemat(buffer, {"synsets": np.array(rows, columns)[:, None]}, do_compression=True)
+    shown = sorted(validation, key=lambda name: name.split("/")[1])
+    truth = "".join(f"{1 + ids.index(name.split('/')[0])}\n" for name in shown)
+    return {"data/meta.mat": buffer.getvalue(), f"data/ILSVRC{year}_validation_ground_truth.txt": truth.encode()}
+
+
+def train_tar(train: Files, form: int = tarfile.GNU_FORMAT, change: Callable[[bytes], bytes] = bytes) -> bytes:
+    synsets = ["n03126707", "n01440764", "n02012849"]
+    inner = {id: {name.split("/")[1]: data for name, data in train.items() if name.startswith(id)} for id in synsets}
+    return as_tar({f"{id}.tar": change(as_tar(files, form)) for id, files in inner.items()}, form)
+
+
+TRAIN, VALIDATION = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
+
+
+def as_tars(root: Path, train: Files, validation: Files, form: int = tarfile.GNU_FORMAT) -> Path:
+    flat = {name.split("/")[1]: data for name, data in validation.items()}
+    shuffled = dict(sorted(flat.items(), key=lambda item: zlib.crc32(item[1])))
+    kit = {f"ILSVRC2012_devkit_t12/{name}": data for name, data in kit_files(2012, validation).items()}
+    return put(root, {
+        TRAIN: train_tar(train, form),
+        VALIDATION: as_tar(shuffled, form),
+        "ILSVRC2012_devkit_t12.tar.gz": gzip.compress(as_tar(kit)),
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_tars_and_folders_are_the_same_source(tmp_path: Path, unpacked: Path, form: int) -> None:
+    train, validation = imagenet()
+    folder = find(as_folder(tmp_path / "folder", train, validation), unpacked)
+    tars = find(as_tars(tmp_path / "tars", train, validation, form), unpacked)
+    assert tars.kind == "ilsvrc"
+    assert told(tars) == told(folder)
+    assert {Path(picture.file).name for of in tars.splits.values() for picture in of} == {TRAIN, VALIDATION}
+    assert not unpacked.exists()
+
+
+def test_the_tars_of_2010_and_an_unpacked_kit_are_read_too(tmp_path: Path, unpacked: Path) -> None:
+    train, validation = imagenet()
+    src = put(tmp_path / "src", {
+        "ILSVRC2010_images_train.tar": train_tar(train),
+        "ILSVRC2010_images_val.tar": as_tar({f"val/{name.split('/')[1]}": data for name, data in validation.items()}),
+        **{f"devkit-1.0/{name}": data for name, data in kit_files(2010, validation).items()},
+    })  # fmt: skip
+    folder = find(as_folder(tmp_path / "folder", train, validation), unpacked)
+    assert told(find(src, unpacked)) == told(folder)
+
+
+def test_what_else_a_tar_may_hold_is_passed_over_and_nothing_is_extracted(tmp_path: Path, unpacked: Path) -> None:
+    train, validation = imagenet()
+    src = as_tars(tmp_path / "src", train, validation)
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE):
+            about = tarfile.TarInfo("link.JPEG")
+            about.type, about.linkname = kind, "/etc/passwd"
+            tar.addfile(about)
+        evil = ["../../evil.JPEG", "/tmp/absolute.JPEG", "a\tb\n.JPEG", "..", "._hidden.JPEG", "x" * 300 + ".JPEG"]
+        for name in [*evil, "notes.txt"]:
+            about = tarfile.TarInfo(name)
+            about.size = 4
+            tar.addfile(about, io.BytesIO(b"data"))
+    outer = {"n01440764.tar": buffer.getvalue(), "n02012849.tar": as_tar({"a.png": b""}), "._n02012849.tar": b"x"}
+    put(src, {TRAIN: as_tar(outer | {"readme.txt": b"", "n03126707.tar": as_tar({"a.png": b""})})})
+    found = [name for name in names(find(src, unpacked), "train") if name.startswith("n01440764")]
+    assert sorted(found) == sorted(
+        f"n01440764/{name}" for name in ("evil.JPEG", "absolute.JPEG", "a\\tb\\n.JPEG", "x" * 300 + ".JPEG")
+    )
+    assert sorted(path.name for path in tmp_path.rglob("*")) == sorted([*(path.name for path in src.iterdir()), "src"])
+
+
+def damaged_tar(src: Path, what: str) -> None:
+    train, validation = imagenet()
+    whole, held = (src / TRAIN).read_bytes(), (src / VALIDATION).read_bytes()
+    kit, truth = src / "ILSVRC2012_devkit_t12.tar.gz", "data/ILSVRC2012_validation_ground_truth.txt"
+    if what == "no training tar":
+        (src / TRAIN).unlink()
+    elif what == "no validation tar":
+        (src / VALIDATION).unlink()
+    elif what == "no kit":
+        kit.unlink()
+    elif what == "gzipped":
+        (src / TRAIN).write_bytes(gzip.compress(whole))
+    elif what == "gzipped and called so":
+        (src / TRAIN).unlink()
+        (src / f"{TRAIN}.gz").write_bytes(gzip.compress(whole))
+    elif what == "gzipped inside":
+        (src / TRAIN).write_bytes(train_tar(train, change=gzip.compress))
+    elif what == "cut off":
+        (src / TRAIN).write_bytes(whole[: len(whole) // 2 // 512 * 512])
+    elif what == "cut off in a header":
+        (src / TRAIN).write_bytes(whole[:300])
+    elif what == "cut off behind a file":
+        (src / VALIDATION).write_bytes(held.rstrip(b"\0") + bytes(-len(held.rstrip(b"\0")) % 512))
+    elif what == "cut off inside":
+        (src / TRAIN).write_bytes(train_tar(train, change=lambda tar: tar[:1536]))
+    elif what == "damaged":
+        (src / TRAIN).write_bytes(whole[:512] + b"?" * 512 + whole[1024:])
+    elif what == "a negative size":
+        header = bytearray(held[:512])
+        header[124:136] = b"\xff" * 10 + b"\xfc\x00"
+        header[148:156] = b" " * 8
+        header[148:156] = f"{sum(header):06o}\0 ".encode()
+        (src / VALIDATION).write_bytes(bytes(header) + held[512:])
+    elif what == "another tar":
+        (src / TRAIN).write_bytes(as_tar({"n01440764/a.JPEG": b""}))
+    elif what == "an unknown class":
+        (src / TRAIN).write_bytes(as_tar({"n09999999.tar": as_tar({"a.JPEG": b""})}))
+    elif what == "an inner node":
+        (src / TRAIN).write_bytes(as_tar({"n00001740.tar": as_tar({"a.JPEG": b""})}))
+    elif what == "an empty class":
+        without = {name: data for name, data in train.items() if not name.startswith("n01440764")}
+        (src / TRAIN).write_bytes(train_tar(without | {"n01440764/a.txt": b""}))
+    elif what == "a class not in training":
+        (src / TRAIN).write_bytes(as_tar({"n01440764.tar": as_tar({"a.JPEG": b""})}))
+    elif what == "other counts":
+        (src / VALIDATION).write_bytes(as_tar({"a.JPEG": b""}))
+    elif what == "two years":
+        (src / "ILSVRC2010_images_val.tar").write_bytes(held)
+    elif what == "a kit cut off":
+        kit.write_bytes(kit.read_bytes()[:-100])
+    else:
+        files = kit_files(2012, validation)
+        if what == "a kit without truth":
+            del files[truth]
+        elif what == "a kit with other numbers":
+            files[truth] = files[truth].replace(b"3", b"4")
+        elif what == "a kit with a damaged meta.mat":
+            files["data/meta.mat"] = files["data/meta.mat"][:200]
+        kit.unlink()
+        put(src / "ILSVRC2012_devkit_t12", files)
+
+
+BAD_TARS = {
+    "no training tar": f"src has no {TRAIN}",
+    "no validation tar": f"src has no {VALIDATION}",
+    "no kit": "src has no ILSVRC2012_devkit_t12.tar.gz",
+    "gzipped": "train.tar is gzipped, .* gunzip it first",
+    "gzipped and called so": "train.tar.gz is gzipped, .* gunzip it first",
+    "gzipped inside": "n01440764.tar in .*train.tar is gzipped",
+    "cut off": r"train.tar is cut off at byte \d+, .*; get it again",
+    "cut off in a header": "train.tar is cut off at byte 300",
+    "cut off behind a file": "val.tar is cut off",
+    "cut off inside": "n01440764.tar in .*train.tar is cut off",
+    "damaged": "n03126707.tar in .*train.tar is no tar or damaged at byte 512|n01440764.tar in",
+    "a negative size": "val.tar is (cut off|no tar or damaged)",
+    "another tar": "it is not the training tar",
+    "an unknown class": "n09999999.tar, a class that .*devkit.* does not know",
+    "an inner node": "n00001740.tar, a class that .*devkit.* does not know",
+    "an empty class": "n01440764.tar in .* has no pictures",
+    "a class not in training": "shows n03126707, a class that .*train.tar has no tar of",
+    "other counts": "has 1 pictures and the development kit tells the class of 5",
+    "two years": "the tars of ILSVRC2012 and of ILSVRC2010",
+    "a kit cut off": "devkit_t12.tar.gz cannot be read",
+    "a kit without truth": "has no data/ILSVRC2012_validation_ground_truth.txt",
+    "a kit with other numbers": "lines that are no numbers of classes in meta.mat",
+    "a kit with a damaged meta.mat": "meta.mat in .* is damaged",
+}
+
+
+@pytest.mark.parametrize("what", BAD_TARS)
+def test_tars_that_are_not_whole_are_refused(tmp_path: Path, unpacked: Path, what: str) -> None:
+    src = as_tars(tmp_path / "src", *imagenet())
+    damaged_tar(src, what)
+    with pytest.raises(BadInput, match=BAD_TARS[what]):
+        find(src, unpacked)
+
+
+# ---------------------------------------------------------------------------------------------------------- Parquet
+
+
+def parquet_file(
+    path: Path, columns: Mapping[str, Any], classes: list[str] | None = None, label: str = "label"
+) -> None:
+    table = pyarrow.table(columns)
+    if classes is not None:
+        features = {label: {"names": classes, "_type": "ClassLabel"}, "image": {"_type": "Image"}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(table, path, row_group_size=2)
+
+
+def structs(*pictures: tuple[bytes | None, str | None]) -> list[dict[str, Any]]:
+    return [{"bytes": data, "path": path} for data, path in pictures]
+
+
+def as_parquet(root: Path) -> Path:
+    """Three files of two classes; pictures without a name, with that of another, without bytes, and none at all."""
+    first = structs((b"one", "x/b.JPEG"), (b"two", "a.JPEG"), (b"three", None))
+    second = [*structs((b"four", "a.JPEG"), (None, "gone.JPEG")), None]
+    for number, (pictures, labels) in enumerate(((first, [1, 0, 1]), (second, [0, 1, 0]))):
+        columns = {"image": pictures, "label": labels, "other": [1, 2, 3]}
+        parquet_file(root / f"train-{number:05}-of-00002.parquet", columns, ["crane", "crane"])
+    parquet_file(root / "validation-00000-of-00001.parquet", {"image": structs((b"five", "v.JPEG")), "label": [1]})
+    parquet_file(root / "test-00000-of-00001.parquet", {"image": structs((b"six", "t.JPEG")), "label": [-1]})
+    return root
+
+
+@pytest.mark.parametrize("folder", ["", "data"])
+def test_parquet_files_are_unpacked_picture_by_picture(tmp_path: Path, unpacked: Path, folder: str) -> None:
+    as_parquet(tmp_path / "src" / folder)
+    found = find(tmp_path / "src", unpacked)
+    assert (found.kind, found.classes, found.pixels) == ("parquet", ["crane (0)", "crane (1)"], None)
+    assert [(picture.name, sources.read(picture)) for picture in found.splits["train"]] == [
+        ("0/a.JPEG", b"two"),
+        ("0/a.JPEG (2)", b"four"),
+        ("0/train-00001-of-00002-000002", b""),
+        ("1/b.JPEG", b"one"),
+        ("1/gone.JPEG", b""),
+        ("1/train-00000-of-00002-000002", b"three"),
+    ]
+    assert [(picture.name, sources.read(picture)) for picture in found.splits["validation"]] == [("1/v.JPEG", b"five")]
+
+
+def test_parquet_columns_may_be_bytes_and_fine_labels_without_names(tmp_path: Path, unpacked: Path) -> None:
+    for split in ("train", "val"):
+        columns = {"img": [b"a", b"b"], "fine_label": pyarrow.array([0, 11 if split == "val" else 1], pyarrow.uint8())}
+        parquet_file(tmp_path / f"src/{split}-0.parquet", {name: array for name, array in columns.items()})
+    assert "has 4 pictures and 12 classes" in refused(tmp_path / "src", unpacked)
+    parquet_file(tmp_path / "src/val-0.parquet", {"img": [b"c"], "fine_label": [2]})
+    found = find(tmp_path / "src", unpacked)
+    assert found.classes == ["0", "1", "2"]
+    assert names(found, "validation") == ["2/val-0-000000"]
+
+
+def test_parquet_files_that_are_not_whole_are_refused(
+    tmp_path: Path, unpacked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    src = as_parquet(tmp_path / "src")
+    _, second = sorted(src.glob("train-*"))
+    whole = second.read_bytes()
+    second.unlink()
+    assert "src has 1 of 2 files train-*.parquet, number 1 is missing" in refused(src, unpacked)
+    second.write_bytes(whole[:-20])
+    assert "train-00001-of-00002.parquet cannot be read" in refused(src, unpacked)
+    for columns, words in (
+        ({"image": [b""], "label": [2]}, "row 0 of .* has the label 2, and labels are 0 to 1"),
+        ({"image": [b""], "label": [None]}, "the columns image .binary., label .null.; wanted are image"),
+        ({"image": [b"", b""], "label": [0, None]}, "row 1 of .* has the label None"),
+        ({"image": ["text"], "label": [0]}, "the columns image .string., label"),
+        ({"picture": [b""], "label": [0]}, "the columns picture .binary., label"),
+    ):
+        parquet_file(second, columns)
+        with pytest.raises(BadInput, match=words):
+            find(src, unpacked)
+    second.write_bytes(whole)
+    (src / "validation-00000-of-00001.parquet").unlink()
+    (src / "test-00000-of-00001.parquet").unlink()
+    assert "no validation-*.parquet" in refused(src, unpacked)
+    as_parquet(src)
+
+    def missing(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr(parquet.importlib, "import_module", missing)
+    assert "pip install 'alexnet-jax[parquet]'" in refused(src, unpacked)
+
+
+def test_what_was_unpacked_is_taken_as_it_is_and_what_was_half_unpacked_is_not(tmp_path: Path, unpacked: Path) -> None:
+    src = as_parquet(tmp_path / "src")
+    second = src / "train-00001-of-00002.parquet"
+    whole, times = second.read_bytes(), second.stat()
+    second.write_bytes(b"PAR1" + bytes(100))
+    assert "cannot be read" in refused(src, unpacked)
+    [first] = unpacked.iterdir()
+    second.write_bytes(whole)
+    os.utime(second, ns=(times.st_atime_ns, times.st_mtime_ns))
+    # The first file is there, the second was interrupted.
+    data = first.read_bytes()
+    first.write_bytes(data.replace(b"one", b"ONE"))
+    found = find(src, unpacked)
+    assert [sources.read(picture) for picture in found.splits["train"] if picture.name == "1/b.JPEG"] == [b"ONE"]
+    [file] = {picture.file for picture in found.splits["train"] if picture.name == "0/a.JPEG (2)"}
+    Path(file).rename(f"{file}.incomplete")
+    Path(f"{file}.incomplete").write_bytes(b"half")
+    assert told(find(src, unpacked)) == told(found)
+    assert not list(unpacked.glob("*.incomplete"))
+    # A file that has changed since is unpacked anew.
+    os.utime(src / "train-00000-of-00002.parquet", ns=(1, 1))
+    assert b"one" in [sources.read(picture) for picture in find(src, unpacked).splits["train"]]
+
+
+# -------------------------------------------------------------------------------------------------------------- IDX
+
+
+def idx_file(array: np.ndarray, compressed: bool = False) -> bytes:
+    data = bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+    return gzip.compress(data) if compressed else data
+
+
+def idx_files(pictures_NHW: np.ndarray, first: int, begin: tuple[str, str], mark: str, compressed: bool) -> Files:
+    """The four files of a set; labels are `first`, first + 1, first + 2, first, ..."""
+    files, end = {}, ".gz" if compressed else ""
+    for number, name in enumerate(begin):
+        part = pictures_NHW[: len(pictures_NHW) - 2 * number]
+        labels = (np.arange(len(part)) % 3 + first).astype(np.uint8)
+        files[f"{name}-images{mark}idx3-ubyte{end}"] = idx_file(part, compressed)
+        files[f"{name}-labels{mark}idx1-ubyte{end}"] = idx_file(labels, compressed)
+    return files
+
+
+PICTURES_NHW = np.random.default_rng(0).integers(0, 256, (12, 4, 5), np.uint8)
+
+
+@pytest.mark.parametrize("mark", ["-", "."])
+def test_idx_files_are_read_in_place_and_gzipped_ones_unpacked(tmp_path: Path, unpacked: Path, mark: str) -> None:
+    plain = find(put(tmp_path / "a", idx_files(PICTURES_NHW, 0, ("train", "t10k"), mark, False)), unpacked)
+    assert not unpacked.exists()
+    assert (plain.kind, plain.classes, plain.pixels) == ("idx", ["0", "1", "2"], (4, 5, 1))
+    assert names(plain, "train")[:5] == ["0/00", "0/03", "0/06", "0/09", "1/01"]
+    assert names(plain, "validation")[:4] == ["0/0", "1/1", "2/2", "0/3"]
+    for picture in plain.splits["train"]:
+        pixels_HW = np.frombuffer(sources.read(picture), np.uint8).reshape(4, 5)
+        np.testing.assert_array_equal(pixels_HW, PICTURES_NHW[int(picture.name.split("/")[1])])
+    packed = find(put(tmp_path / "b", idx_files(PICTURES_NHW, 0, ("train", "t10k"), mark, True)), unpacked)
+    assert told(packed) == told(plain)
+    assert len(list(unpacked.iterdir())) == 2
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_emnist_is_turned_upright_and_counted_from_0(tmp_path: Path, unpacked: Path, compressed: bool) -> None:
+    begin = ("emnist-letters-train", "emnist-letters-test")
+    lying = idx_files(PICTURES_NHW.swapaxes(1, 2), 1, begin, "-", compressed)
+    src = put(tmp_path / "emnist", lying)
+    upright = find(put(tmp_path / "mnist", idx_files(PICTURES_NHW, 0, ("train", "t10k"), "-", False)), unpacked)
+    assert told(find(src, unpacked))[1:] == told(upright)[1:]
+    assert find(src, unpacked).classes == ["1", "2", "3"]
+    put(src, {"emnist-letters-mapping.txt": b"1 65 97\n2 66 98\n3 67\n"})
+    assert find(src, unpacked).classes == ["Aa", "Bb", "C"]
+    put(src, idx_files(PICTURES_NHW, 0, ("emnist-digits-train", "emnist-digits-test"), "-", compressed))
+    assert "has several sets, of emnist-digits-train and emnist-letters-train; leave one" in refused(src, unpacked)
+
+
+def test_idx_files_that_are_not_whole_are_refused(tmp_path: Path, unpacked: Path) -> None:
+    src = put(tmp_path / "src", idx_files(PICTURES_NHW, 0, ("train", "t10k"), "-", False))
+    labels, pictures = src / "train-labels-idx1-ubyte", src / "train-images-idx3-ubyte"
+    whole = labels.read_bytes()
+    labels.write_bytes(whole[:-3])
+    assert "train-labels-idx1-ubyte holds 9 bytes, its header announces 12" in refused(src, unpacked)
+    labels.write_bytes(b"PK" + whole[2:])
+    assert "is not an IDX file" in refused(src, unpacked)
+    labels.unlink()
+    assert "has no train-labels-idx1-ubyte" in refused(src, unpacked)
+    Path(f"{labels}.gz").write_bytes(gzip.compress(whole)[:-9])
+    assert "cannot be read" in refused(src, unpacked)
+    labels.write_bytes(idx_file(np.zeros(11, np.uint8)))
+    assert "has 12 pictures and there are 11 labels" in refused(src, unpacked)
+    labels.write_bytes(whole)
+    pictures.write_bytes(idx_file(PICTURES_NHW)[:-1])
+    assert "train-images-idx3-ubyte holds 239 bytes, its header announces 240" in refused(src, unpacked)
+    pictures.write_bytes(gzip.compress(idx_file(PICTURES_NHW)[:-1]))
+    assert "train-images-idx3-ubyte holds 239 bytes, its header announces 240" in refused(src, unpacked)
+    pictures.write_bytes(idx_file(PICTURES_NHW.reshape(12, 5, 4)))
+    assert "the pictures of train in" in refused(src, unpacked)
+    pictures.write_bytes(idx_file(PICTURES_NHW[:0]))
+    labels.write_bytes(idx_file(np.zeros(0, np.uint8)))
+    assert "has no pictures" in refused(src, unpacked)
+    pictures.unlink()
+    assert "has no train-images-idx3-ubyte, with or without .gz" in refused(src, unpacked)
+
+
+# ------------------------------------------------------------------------------------------------------------ CIFAR
+
+
+class Python2(pickle._Pickler):
+    """Writes bytes as Python 2 wrote its strings."""
+
+    dispatch: ClassVar = dict(pickle._Pickler.dispatch)
+
+    def save_bytes(self, data: bytes) -> None:
+        self.write(pickle.BINSTRING + struct.pack("<i", len(data)) + data)
+        self.memoize(data)
+
+    dispatch[bytes] = save_bytes
+
+
+def python2(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    Python2(buffer, 2).dump(value)
+    return buffer.getvalue().replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+
+
+def cifar(hundred: bool, dump: Callable[[Any], bytes] = python2) -> tuple[Files, Files]:
+    """The binary and the Python files of a small CIFAR: five batches of 2, 3, 4, 5 and 6 pictures, and a test batch."""
+    rng = np.random.default_rng(0)
+    count = 100 if hundred else 10
+    classes = [f"class_{number:02}" for number in range(count)]
+    batches = [f"data_batch_{number}" for number in range(1, 6)]
+    sizes = {"train": 20, "test": 3} if hundred else dict(zip([*batches, "test_batch"], range(2, 8), strict=True))
+    binary, python = {}, {}
+    for name, size in sizes.items():
+        planes, labels = rng.integers(0, 256, (size, 3072), np.uint8), rng.integers(0, count, (size, 1), np.uint8)
+        coarse = labels // 5
+        columns = (coarse, labels, planes) if hundred else (labels, planes)
+        binary[f"{name}.bin"] = np.concatenate(columns, axis=1).tobytes()
+        told = {b"fine_labels": labels, b"coarse_labels": coarse} if hundred else {b"labels": labels}
+        lists = {key: array[:, 0].tolist() for key, array in told.items()}
+        python[name] = dump({b"batch_label": b"a batch", b"data": planes, **lists})
+    words = "\n".join(classes).encode() + b"\n"
+    coded = [name.encode() for name in classes]
+    if hundred:
+        python["meta"] = dump({b"fine_label_names": coded, b"coarse_label_names": [b"x"] * 20})
+        return binary | {"fine_label_names.txt": words, "coarse_label_names.txt": b"x\n" * 20}, python
+    python["batches.meta"] = dump({b"num_cases_per_batch": 2, b"label_names": coded, b"num_vis": 3072})
+    return binary | {"batches.meta.txt": words + b"\n"}, python
+
+
+def packed(folder: str, files: Files) -> bytes:
+    shuffled = sorted(files, key=lambda name: zlib.crc32(name.encode()))
+    return gzip.compress(as_tar({f"{folder}/{name}": files[name] for name in shuffled}), 1)
+
+
+@pytest.mark.parametrize("hundred", [False, True])
+def test_all_versions_of_cifar_are_the_same_source(tmp_path: Path, unpacked: Path, hundred: bool) -> None:
+    binary, python = cifar(hundred)
+    folders = ("cifar-100-binary", "cifar-100-python") if hundred else ("cifar-10-batches-bin", "cifar-10-batches-py")
+    archives = [f"cifar-{100 if hundred else 10}-{version}.tar.gz" for version in ("binary", "python")]
+    found = []
+    for folder, archive, files in zip(folders, archives, (binary, python), strict=True):
+        inside = put(tmp_path / "unpacked" / archive / folder, files)
+        alone = put(tmp_path / "packed" / archive, {archive: packed(folder, files)})
+        renamed = put(tmp_path / "renamed" / archive, files)
+        found += [find(src, unpacked) for src in (inside, inside.parent, renamed, alone, alone / archive)]
+    assert (found[0].kind, found[0].pixels, len(found[0].classes)) == ("cifar", (32, 32, 3), 100 if hundred else 10)
+    assert all(told(each) == told(found[0]) for each in found)
+    first = next(picture for picture in found[0].splits["train"] if picture.name.endswith("/00"))
+    record = binary["train.bin"][1:] if hundred else binary["data_batch_1.bin"]
+    assert first.name == f"class_{record[0]:02}/00"
+    pixels_HWC = np.frombuffer(sources.read(first), np.uint8).reshape(32, 32, 3)
+    np.testing.assert_array_equal(pixels_HWC.transpose(2, 0, 1).ravel(), np.frombuffer(record[1:3073], np.uint8))
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_pickles_of_python_3_are_read_too(tmp_path: Path, unpacked: Path, protocol: int) -> None:
+    src = put(tmp_path / "cifar-10-batches-py", cifar(False, lambda held: pickle.dumps(held, protocol))[1])
+    other = put(tmp_path / "cifar-10-batches-bin", cifar(False)[0])
+    assert told(find(src, unpacked)) == told(find(other, unpacked))
+
+
+class Evil:
+    def __init__(self, call: Callable[..., Any], *arguments: Any) -> None:
+        self.call, self.arguments = call, arguments
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.call, self.arguments
+
+
+@pytest.mark.parametrize(
+    ("call", "called"), [(os.system, "posix.system"), (np.load, "numpy.load"), (eval, "builtins.eval")]
+)
+@pytest.mark.parametrize("file", ["data_batch_3", "batches.meta"])
+def test_a_pickle_that_calls_something_is_refused(
+    tmp_path: Path, unpacked: Path, call: Any, called: str, file: str
+) -> None:
+    files = cifar(False)[1]
+    files[file] = pickle.dumps({b"data": Evil(call, f"touch {tmp_path}/executed")}, 2)
+    src = put(tmp_path / "src", {"cifar-10-python.tar.gz": packed("cifar-10-batches-py", files)})
+    words = refused(src, unpacked)
+    assert f"{file} in {src}/cifar-10-python.tar.gz wants to call {called!r}" in words.replace(
+        "__builtin__", "builtins"
+    )
+    assert "nothing was executed" in words
+    assert not (tmp_path / "executed").exists()
+
+
+class Announced:
+    """Pickles as an array that announces a shape and a type of its own."""
+
+    def __init__(self, shape: tuple[int, ...], code: str, data: bytes) -> None:
+        self.shape, self.code, self.data = shape, code, data
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        build, arguments, _ = np.zeros(1, np.uint8).__reduce__()
+        return build, arguments, (1, self.shape, np.dtype(self.code), False, self.data)
+
+
+BAD_BATCHES: dict[str, Any] = {
+    "too large": {b"labels": [0], b"data": Announced((1, 3072), "u1", b"short")},
+    "not bytes": {b"labels": [0], b"data": Announced((1, 3072), "f8", bytes(8 * 3072))},
+    "objects": {b"labels": [0], b"data": Announced((1, 3072), "O", bytes(3072))},
+    "another shape": {b"labels": [0], b"data": np.zeros((1, 3071), np.uint8)},
+    "a list": {b"labels": [0], b"data": [0] * 3072},
+    "other labels": {b"labels": ["a"], b"data": np.zeros((1, 3072), np.uint8)},
+    "label 10": {b"labels": [10], b"data": np.zeros((1, 3072), np.uint8)},
+    "no labels": {b"data": np.zeros((1, 3072), np.uint8)},
+    "no pictures": {b"labels": [], b"data": np.zeros((0, 3072), np.uint8)},
+    "no dict": [1, 2],
+}
+
+
+@pytest.mark.parametrize("what", [*BAD_BATCHES, "cut off", "empty"])
+def test_a_batch_that_is_not_whole_is_refused(tmp_path: Path, unpacked: Path, what: str) -> None:
+    files = cifar(False)[1]
+    damaged = {"cut off": files["data_batch_2"][:-50], "empty": b""}
+    files["data_batch_2"] = damaged[what] if what in damaged else python2(BAD_BATCHES[what])
+    words = refused(put(tmp_path / "cifar-10-batches-py", files), unpacked)
+    assert f"data_batch_2 in {tmp_path}/cifar-10-batches-py" in words
+    assert "get it again" in words
+
+
+def test_cifar_that_is_not_whole_is_refused(tmp_path: Path, unpacked: Path) -> None:
+    binary, python = cifar(False)
+    src = put(tmp_path / "src", {"cifar-10-binary.tar.gz": packed("x", binary)[:-2000]})
+    archive = src / "cifar-10-binary.tar.gz"
+    assert f"{archive} cannot be read" in refused(src, unpacked)
+    archive.write_bytes(packed("x", {name: data for name, data in binary.items() if name != "data_batch_4.bin"}))
+    assert f"{archive} has no data_batch_4.bin in it" in refused(src, unpacked)
+    archive.write_bytes(packed("x", binary | {"data_batch_4.bin": binary["data_batch_4.bin"][:-1]}))
+    assert "data_batch_4.bin in" in (words := refused(src, unpacked))
+    assert "is cut off" in words
+    # Where a path leads does not matter: files are known by the last part, and written under names of ours.
+    archive.write_bytes(packed("../../..", binary))
+    assert len(find(src, unpacked).splits["train"]) == 20
+    assert "leave out --validation-fraction" in refused(archive, unpacked, fraction=0.1)
+    assert "is a file and none of CIFAR's" in refused(archive, unpacked, kind="idx")
+    assert {path.name for path in tmp_path.iterdir()} == {"src", "unpacked"}
+    put(src, {"cifar-100-python.tar.gz": b""})
+    assert "has CIFAR-10 and CIFAR-100; give one of" in refused(src, unpacked)
+    del python["data_batch_5"]
+    assert "has no data_batch_5; get the archive" in refused(put(tmp_path / "cifar-10-batches-py", python), unpacked)
+
+
+# ------------------------------------------------------------------------------------------------------ recognition
+
+
+def test_what_is_no_set_is_refused_with_what_would_be(tmp_path: Path, unpacked: Path) -> None:
+    assert f"there is no directory {tmp_path}/nothing" in refused(tmp_path / "nothing", unpacked)
+    src = put(tmp_path / "src", {"notes.txt": b"", "loose.jpg": b"", ".hidden/a.jpg": b"", "empty/notes.txt": b""})
+    assert "notes.txt is a file and none of CIFAR's archives" in refused(src / "notes.txt", unpacked)
+    words = refused(src, unpacked)
+    for known in ("CLASS", "ILSVRC2012", "*.parquet", "train-images-idx3-ubyte", "CIFAR-10"):
+        assert known in words
+    for kind, missing in {
+        "folder": "src/empty has no pictures",
+        "ilsvrc": f"src has no {TRAIN}",
+        "parquet": "src has no train-*.parquet",
+        "idx": "src has no train-images-idx3-ubyte",
+        "cifar": "src has no cifar-10-binary.tar.gz",
+    }.items():
+        assert missing in refused(src, unpacked, kind=kind)
+    assert not unpacked.exists()
+
+
+def test_a_directory_of_several_sets_needs_a_word(tmp_path: Path, unpacked: Path) -> None:
+    src = as_tars(tmp_path / "src", *imagenet())
+    assert "leave out --validation-fraction" in refused(src, unpacked, fraction=0.5)
+    put(src, {"prepared/sheet.png": photograph(1)})
+    assert find(src, unpacked).kind == "ilsvrc"
+    as_folder(src, *imagenet())
+    assert "several kinds, folder and ilsvrc; say with --from which is meant" in refused(src, unpacked)
+    assert told(find(src, unpacked, kind="folder")) == told(find(src, unpacked, kind="ilsvrc"))
+
+
+def test_a_file_that_is_gone_or_shorter_is_named(tmp_path: Path, unpacked: Path) -> None:
+    source = find(as_tars(tmp_path / "src", *imagenet()), unpacked)
+    picture = source.splits["train"][-1]
+    with pytest.raises(BadInput, match=r"train.tar ends in the middle of n03126707/"):
+        sources.read(picture._replace(length=1 << 20))
+    with pytest.raises(BadInput, match=r"in .*/gone cannot be read: No such file"):
+        sources.read(picture._replace(file=str(tmp_path / "gone")))
+    with pytest.raises(BadInput, match=r"in .*/gone cannot be read: No such file"):
+        sources.read(picture._replace(file=str(tmp_path / "gone"), length=-1))
