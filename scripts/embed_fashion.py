@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_jax.data import records
-from alexnet_jax.prepare import read_idx
+from alexnet_jax.data import records, writing
+from alexnet_jax.data.sources import idx
 
 SOURCE = Path("/usr/share/datasets/fashion-mnist")
 CLASSES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
@@ -38,8 +38,8 @@ OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR
 
 def first_of_each_class(name: str, count: int) -> Iterator[tuple[np.ndarray, int]]:
     """In the order of the source, which is random."""
-    pictures = read_idx(SOURCE / f"{name}-images-idx3-ubyte.gz", 3)
-    labels = read_idx(SOURCE / f"{name}-labels-idx1-ubyte.gz", 1)
+    pictures = idx.read(SOURCE / f"{name}-images-idx3-ubyte.gz", 3)
+    labels = idx.read(SOURCE / f"{name}-labels-idx1-ubyte.gz", 1)
     taken = dict.fromkeys(range(len(CLASSES)), 0)
     for picture, label in zip(pictures, labels.tolist(), strict=True):
         if taken[label] < count:
@@ -49,4 +49,4 @@ def first_of_each_class(name: str, count: int) -> Iterator[tuple[np.ndarray, int
 
 if __name__ == "__main__":
     splits = {records.TRAIN: first_of_each_class("train", 1000), records.VALIDATION: first_of_each_class("t10k", 200)}
-    records.write(records.EMBEDDED, splits, CLASSES, "Fashion-MNIST (Zalando), a part", LICENCE)
+    writing.write(records.EMBEDDED, splits, CLASSES, "Fashion-MNIST (Zalando), a part", LICENCE)

@@ -13,7 +13,7 @@ import pytest
 
 from alexnet_jax import presets
 from alexnet_jax.config import Config, Conv, Dense, Schedule
-from alexnet_jax.data import records
+from alexnet_jax.data import records, writing
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -52,7 +52,7 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return [(rng.integers(0, 80, (28, 28, 1)).astype(np.uint8) + np.uint8(80 * label), label) for label in labels]
 
     directory = tmp_path_factory.mktemp("data") / "tiny"
-    records.write(directory, {records.TRAIN: examples(44), records.VALIDATION: examples(21)}, CLASSES, "noise")
+    writing.write(directory, {records.TRAIN: examples(44), records.VALIDATION: examples(21)}, CLASSES, "noise")
     return directory
 
 

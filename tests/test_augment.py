@@ -97,6 +97,53 @@ def test_colour_noise_lies_along_the_components_with_their_spread(kind: str) -> 
     np.testing.assert_allclose(quiet, np.broadcast_to(clean, quiet.shape), atol=1e-3)
 
 
+def slow_view(data: DataConfig, picture: np.ndarray, index: int, size: int) -> np.ndarray:
+    """What the training step shows of a picture, one pixel after the other, in float64; only the dice are JAX's."""
+    mean_HWC, stdev_C, component_CC = (np.asarray(value, np.float64) for value in statistics(len(picture)))
+    H, W, C = picture.shape
+    room = H + 2 * data.pad - size
+    crop_key, flip_key = jax.random.split(jax.random.fold_in(KEY, index // data.crop_run))
+    top, left = np.asarray(jax.random.randint(crop_key, (2,), 0, room + 1)) if data.crop else (room // 2, room // 2)
+    flip = data.flip and bool(jax.random.bernoulli(flip_key))
+    alpha = np.asarray(jax.random.normal(jax.random.fold_in(jax.random.fold_in(KEY, 2**31), index), (C,)), np.float64)
+    seen = np.zeros((size, size, C))
+    for i in range(size):
+        for j in range(size):
+            row, column = top + i - data.pad, left + (size - 1 - j if flip else j) - data.pad
+            inside = 0 <= row < H and 0 <= column < W
+            for c in range(C):
+                value = float(picture[row, column, c]) if inside else 0.0
+                if data.mean == "pixel" and inside:
+                    value -= mean_HWC[row, column, c]
+                if data.mean == "centre":  # not reflected
+                    value -= mean_HWC[room // 2 - data.pad + i, room // 2 - data.pad + j, c]
+                shift = 0.0
+                for k in range(C):
+                    if data.colour_noise == "stdev":
+                        shift += component_CC[c, k] * alpha[k] * 0.1 * stdev_C[k]
+                    if data.colour_noise == "eigenvalue":  # for pixels from 0 to 1
+                        shift += component_CC[c, k] * alpha[k] * 0.1 * (stdev_C[k] / 255) ** 2 * 255
+                seen[i, j, c] = data.scale * (value + shift) / (1.1 if data.colour_noise == "stdev" else 1.0)
+    return seen
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        DataConfig(colour_noise="eigenvalue"),
+        DataConfig(mean="centre", crop_run=32, colour_noise="stdev"),  # 2012
+        DataConfig(mean="none", scale=1 / 128, flip=False, colour_noise="none"),
+        DataConfig(pad=2, crop=False, crop_run=32, colour_noise="stdev"),
+    ],
+    ids=["paper", "cuda_convnet", "scaled", "padded"],
+)
+def test_the_view_is_that_of_a_slow_version(data: DataConfig) -> None:
+    images = pictures(70)  # two runs of 32 and the beginning of a third
+    seen = views(data, images)
+    for index in [0, 1, 2, 31, 32, 33, 63, 64, 69]:
+        np.testing.assert_allclose(seen[index], slow_view(data, images[index], index, 7), atol=1e-3 * data.scale)
+
+
 def test_the_reflection_says_nothing_of_the_colour() -> None:
     """They are drawn from different keys."""
     picture = np.zeros((1000, 4, 4, 3), np.uint8)

@@ -17,7 +17,7 @@ from conftest import CLASSES, Ended, run_command
 import alexnet_jax as alexnet
 from alexnet_jax.__main__ import COMMANDS
 from alexnet_jax.config import Config, from_json
-from alexnet_jax.data import records
+from alexnet_jax.data import records, writing
 from alexnet_jax.train import advice
 
 STEPS = 17  # ceil(3 epochs x 44 pictures / 8)
@@ -248,7 +248,7 @@ def test_the_tutorial_trains_and_resumes_with_adam(tiny_data: Path, tmp_path: Pa
 def other_classes(tmp_path: Path) -> Path:
     examples = [(np.zeros((28, 28, 1), np.uint8), label) for label in range(3)]
     directory = tmp_path / "others"
-    records.write(directory, {records.TRAIN: examples, records.VALIDATION: examples}, ["x", "y", "z"], "test")
+    writing.write(directory, {records.TRAIN: examples, records.VALIDATION: examples}, ["x", "y", "z"], "test")
     return directory
 
 

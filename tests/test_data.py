@@ -1,18 +1,18 @@
-"""The record format, the prepare command and the order of batches."""
+"""The record format and the order of batches."""
 
-import gzip
 import json
 import shutil
-import struct
+import socket
+import subprocess
+import sys
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import run_command
 
 from alexnet_jax.config import BadInput, OptimConfig
-from alexnet_jax.data import pipeline, records
+from alexnet_jax.data import pipeline, records, writing
 from alexnet_jax.data.records import TRAIN, VALIDATION, Records
 
 
@@ -20,7 +20,7 @@ def test_records_come_back_as_they_went_in(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (7, 5, 6, 3), np.uint8)
     examples = [(picture, label % 2) for label, picture in enumerate(pictures)]
-    records.write(tmp_path / "set", {TRAIN: examples[:5], VALIDATION: examples[5:]}, ["a", "b"], "test")
+    writing.write(tmp_path / "set", {TRAIN: examples[:5], VALIDATION: examples[5:]}, ["a", "b"], "test")
     read = Records(tmp_path / "set")
     assert (read.image_shape, read.classes, read.examples(TRAIN), read.examples(VALIDATION)) == (
         (5, 6, 3),
@@ -71,7 +71,7 @@ def damage(tiny_data: Path, tmp_path: Path, what: str) -> Path:
     elif what == "not ours":
         meta.write_text('["something", "else"]')
     elif what == "nearly ours":
-        meta.write_text('{"format": 1}')
+        meta.write_text('{"format": 2}')
     elif what == "newer":
         meta.write_text(json.dumps(json.loads(meta.read_text()) | {"format": 99}))
     elif what == "truncated":
@@ -90,7 +90,7 @@ BAD_DATA = {
     "foreign": "has no meta.json, so it is not a prepared data directory",
     "not ours": "meta.json is not the one that alexnet_jax.prepare writes",
     "nearly ours": "meta.json is not the one that alexnet_jax.prepare writes",
-    "newer": "is in format 99, this version reads format 1",
+    "newer": "is in format 99, this version reads format 2",
     "truncated": r"train-00000-of-00001.array_record has \d+ bytes instead of \d+",
     "a shard missing": "train-00000-of-00001.array_record has 0 bytes instead of",
     "a flipped record": "train-00000-of-00001.array_record is damaged, its checksum is another",
@@ -142,81 +142,74 @@ def test_validation_counts_each_example_once(tiny_data: Path) -> None:
     assert weight.tolist() == [1.0] * 21 + [0.0] * 3
 
 
-# -------------------------------------------------------------------------------------------------------- prepare
-
-
-def write_idx(directory: Path, count: int = 12, compressed: bool = False) -> np.ndarray:
-    directory.mkdir()
-    rng = np.random.default_rng(0)
-    kept = None
-    for split in ("train", "t10k"):
-        pictures, labels = rng.integers(0, 256, (count, 4, 4), np.uint8), np.arange(count, dtype=np.uint8) % 3
-        kept = pictures if kept is None else kept
-        for kind, array in (("images-idx3", pictures), ("labels-idx1", labels)):
-            data = bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
-            path = directory / f"{split}-{kind}-ubyte{'.gz' if compressed else ''}"
-            path.write_bytes(gzip.compress(data) if compressed else data)
-    assert kept is not None
-    return kept
-
-
-@pytest.mark.parametrize("compressed", [False, True])
-def test_prepare_reads_idx_files(tmp_path: Path, compressed: bool) -> None:
-    pictures = write_idx(tmp_path / "src", compressed=compressed)
-    done = run_command("prepare", tmp_path / "src", tmp_path / "dst", "--classes", "a", "b", "c")
-    assert done.code == 0
-    assert "12 training and 12 validation pictures of 4x4x1, 3 classes" in done.out
-    made = Records(tmp_path / "dst")
-    assert made.classes == ["a", "b", "c"]
-    np.testing.assert_array_equal(made.gather(TRAIN, np.arange(12))["image"][..., 0], pictures)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["dst", "src"]
-
-
-def test_prepare_enlarges_and_colours(tmp_path: Path) -> None:
-    write_idx(tmp_path / "src")
-    assert run_command("prepare", tmp_path / "src", tmp_path / "dst", "--size", "9", "--rgb").code == 0
-    made = Records(tmp_path / "dst")
-    assert made.image_shape == (9, 9, 3)
-    picture = made.gather(TRAIN, np.arange(1))["image"][0]
-    np.testing.assert_array_equal(picture[..., 0], picture[..., 2])
-
-
-def test_prepare_says_what_is_wrong_with_its_source(tmp_path: Path) -> None:
-    src, dst = tmp_path / "src", tmp_path / "dst"
-    assert "there is no directory" in run_command("prepare", src, dst).refused
-    write_idx(src)
-    labels = src / "train-labels-idx1-ubyte"
-    whole = labels.read_bytes()
-    labels.write_bytes(whole[:-3])
-    assert "train-labels-idx1-ubyte holds 9 bytes, its header announces 12" in run_command("prepare", src, dst).refused
-    labels.write_bytes(b"PK" + whole[2:])
-    assert "is not an IDX file" in run_command("prepare", src, dst).refused
-    labels.unlink()
-    assert "has no train-labels-idx1-ubyte" in run_command("prepare", src, dst).refused
-    Path(f"{labels}.gz").write_bytes(gzip.compress(whole)[:-9])
-    assert "cannot be read" in run_command("prepare", src, dst).refused
-    labels.write_bytes(whole)
-    assert "--classes gives 2 names" in run_command("prepare", src, dst, "--classes", "a", "b").refused
-    assert not dst.exists()
-    dst.mkdir()
-    assert "exists already" in run_command("prepare", src, dst).refused
-
-
 def test_what_an_interrupted_write_leaves_is_not_taken_for_a_set(tmp_path: Path, tiny_data: Path) -> None:
     def breaks_off() -> object:
         yield np.zeros((4, 4, 1), np.uint8), 0
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        records.write(tmp_path / "dst", {TRAIN: breaks_off()}, ["a"], "test")
+        writing.write(tmp_path / "dst", {TRAIN: breaks_off()}, ["a"], "test")
     with pytest.raises(BadInput, match="there is no data directory"):
         Records(tmp_path / "dst")
     examples = [(np.zeros((4, 4, 1), np.uint8), 0)]
-    records.write(tmp_path / "dst", {TRAIN: examples, VALIDATION: examples}, ["a"], "test")
+    writing.write(tmp_path / "dst", {TRAIN: examples, VALIDATION: examples}, ["a"], "test")
     assert [path.name for path in tmp_path.iterdir()] == ["dst"]
 
 
 def test_pictures_of_two_shapes_are_refused(tmp_path: Path) -> None:
     examples = [(np.zeros((4, 4, 1), np.uint8), 0), (np.zeros((5, 4, 1), np.uint8), 0)]
     with pytest.raises(BadInput, match=r"a picture is \(5, 4, 1\), others are \(4, 4, 1\)"):
-        records.write(tmp_path / "dst", {TRAIN: examples}, ["a"], "test")
+        writing.write(tmp_path / "dst", {TRAIN: examples}, ["a"], "test")
+
+
+HOST = """
+import json, sys
+import jax
+from pathlib import Path
+jax.config.update("jax_num_cpu_devices", 2)
+port, rank, data = sys.argv[1:]
+jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(rank), initialization_timeout=60)
+from alexnet_jax import make_mesh
+from alexnet_jax.config import OptimConfig
+from alexnet_jax.data import pipeline
+from alexnet_jax.data.records import Records
+from alexnet_jax.networks import columns
+
+class Watched(Records):
+    read = []
+    def gather(self, split, indices):
+        self.read.append(len(indices))
+        return super().gather(split, indices)
+
+mesh = make_mesh(2, 2)
+rows = columns.rows(mesh, 8)
+records = Watched(Path(data))
+batches = pipeline.training_batches(
+    records, OptimConfig(batch=8), seed=1, reshuffle=True, rows=rows, first=4, workers=0
+)
+total = jax.jit(lambda images: images.astype("int32").sum(axis=(1, 2, 3)), out_shardings=None)
+sums = []
+for _ in range(3):
+    batch = columns.shard_batch(next(batches), mesh, 8)
+    whole = jax.jit(lambda x: x, out_shardings=jax.NamedSharding(mesh, jax.P()))(total(batch["image"]))
+    sums.append(whole.addressable_data(0).tolist())
+print(json.dumps({"rows": [rows.start, rows.stop], "read": sorted(set(Watched.read)), "sums": sums}))
+"""
+
+
+def test_each_of_two_hosts_reads_its_part_of_the_same_batches(tiny_data: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", HOST, str(port)]
+    hosts = [
+        subprocess.Popen([*command, str(rank), str(tiny_data)], stdout=subprocess.PIPE, text=True) for rank in (0, 1)
+    ]
+    try:
+        said = [json.loads(host.communicate(timeout=120)[0].splitlines()[-1]) for host in hosts]
+    finally:
+        for host in hosts:
+            host.kill()
+    assert [part["rows"] for part in said] == [[0, 4], [4, 8]]
+    assert [part["read"] for part in said] == [[4], [4]]
+    assert said[0]["sums"] == said[1]["sums"] == batches(tiny_data, count=3, first=4)

@@ -19,10 +19,11 @@ from rich.table import Table
 
 from alexnet_jax import command_line
 from alexnet_jax.config import Config, Model
-from alexnet_jax.data.records import EMBEDDED, TRAIN, VALIDATION, Records, write
+from alexnet_jax.data.pictures import fit
+from alexnet_jax.data.records import EMBEDDED, TRAIN, VALIDATION, Records
+from alexnet_jax.data.writing import write
 from alexnet_jax.evaluate import check_fit
 from alexnet_jax.networks import columns, functional
-from alexnet_jax.prepare import fit
 from alexnet_jax.train import augmentation, fit_classes
 from alexnet_jax.training.optimiser import Rates, check_layers, moments, rates, update
 from alexnet_jax.training.progress import Progress
@@ -224,7 +225,7 @@ def enlarged(config: Config, directory: Path) -> Records:
     embedded, model = Records(EMBEDDED), config.model
     taken = embedded.gather(TRAIN, np.arange(PICTURES))
     side = model.image_size * 256 // 224
-    pictures = [fit(image[:, :, 0], side, rgb=model.channels == 3) for image in taken["image"]]
+    pictures = [fit(image, (side, side, model.channels), "warp") for image in taken["image"]]
     examples = list(zip(pictures, map(int, taken["label"]), strict=True))
     write(directory, {TRAIN: examples, VALIDATION: examples}, embedded.classes, embedded.meta["source"])
     return Records(directory)

@@ -1,111 +1,371 @@
-"""python -m alexnet_jax.prepare SRC DST: makes a data directory of IDX files (MNIST, Fashion-MNIST)."""
+"""python -m alexnet_jax.prepare SRC DST: makes a data directory of pictures in any of their usual forms."""
 
-import gzip
-import struct
-import zlib
-from collections.abc import Iterator
+import fcntl
+import hashlib
+import json
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
+from typing import Annotated, Any, Literal, cast
 
+import jax
 import numpy as np
 import tyro
-from PIL import Image
+from rich import progress
 from rich.console import Console
-from rich.progress import track
+from rich.table import Table
 
 from alexnet_jax import command_line
 from alexnet_jax.config import BadInput
-from alexnet_jax.data import records
+from alexnet_jax.data import sources, verify, workers, writing
+from alexnet_jax.data.augment import Statistics
+from alexnet_jax.data.records import TRAIN, UNFINISHED, VALIDATION, Encoding, Records, read_first
+from alexnet_jax.data.sheet import PICTURES, sheet
+from alexnet_jax.data.writing import How, Part, part_of, shard_name
+
+SIZE = 256  # section 2
+# A reader keeps every shard open, and many systems allow a process no more than 1024 files.
+MOST_SHARDS = 900
 
 
 @dataclass(frozen=True)
 class Options:
-    """Makes a data directory of the IDX files in SRC: {train,t10k}-{images-idx3,labels-idx1}-ubyte, .gz or not.
+    """Makes the data directory DST of the pictures in SRC, which is one of these:
 
-    The pictures of train are the training pictures, those of t10k the validation pictures.
+    a folder of train/CLASS/ and val/CLASS/, or of CLASS/ alone; the ILSVRC-2010 or 2012 tars with their development
+    kit; Parquet files as on Hugging Face; IDX files (MNIST, Fashion-MNIST, EMNIST); CIFAR-10 or CIFAR-100.
+
+    Pictures become RGB, their shorter side 256, and the central 256x256 of them is stored (section 2); IDX and CIFAR
+    keep their size. What was interrupted goes on with the same command, to the same bytes.
     """
 
-    src: tyro.conf.Positional[Path]
-    """directory of the four files"""
-    dst: tyro.conf.Positional[Path]
+    src: tyro.conf.Positional[Path | None] = None
+    """directory or archive of pictures"""
+    dst: tyro.conf.Positional[Path | None] = None
     """data directory to make"""
-    classes: tuple[str, ...] = ()
-    """names of the classes in the order of their numbers; by default the numbers"""
+    kind: Annotated[sources.Kind | None, tyro.conf.arg(name="from")] = None
+    """what SRC is, where it is not recognised"""
     size: int | None = None
-    """enlarge or shrink the pictures to this height and width"""
+    """height and width of what is stored; 256, or for IDX and CIFAR that of the source"""
+    square: Literal["crop", "warp"] = "crop"
+    """crop: the middle is cut out (section 2); warp: both sides are scaled (Caffe)"""
     rgb: bool = False
-    """store grey pictures as red, green and blue"""
+    """store grey pictures of IDX files as red, green and blue"""
+    encoding: Encoding | None = None
+    """jpeg (of quality 95), png (loses nothing), raw (fast and large); by default jpeg, and png for IDX and CIFAR"""
+    classes: tuple[str, ...] = ()
+    """names of the classes in the order of their numbers; by default the source's own"""
+    validation_fraction: float | None = None
+    """share of the pictures to hold out where SRC has no validation pictures; by default 0.1"""
+    seed: int = 0
+    """of the order of the training pictures, and of which are held out"""
+    shards: int | None = None
+    """training files; by default of about 4096 pictures each"""
+    workers: int | None = None
+    """processes; by default as many as there are cores"""
+    max_rejected: float = 0.01
+    """share of the pictures that may be unreadable"""
+    verify: Path | None = None
+    """a data directory to check, instead of making one"""
 
 
-def read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """The uint8 array of an IDX file, gzipped or not. Raises BadInput where it is not one, or is cut short."""
-    try:
-        data = path.read_bytes()
-        data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
-    except (OSError, EOFError, zlib.error) as error:
-        raise BadInput(f"{path} cannot be read: {error}") from None
-    header = 4 + 4 * dimensions
-    if len(data) < header or data[:4] != bytes((0, 0, 8, dimensions)):
-        raise BadInput(f"{path} is not an IDX file of bytes in {dimensions} dimension(s)")
-    shape = struct.unpack(f">{dimensions}I", data[4:header])
-    if len(data) - header != np.prod(shape):
-        raise BadInput(f"{path} holds {len(data) - header} bytes, its header announces {np.prod(shape)}: get it again")
-    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
-
-
-def find_idx(directory: Path, split: str, kind: str, dimensions: int) -> Path:
-    """The file of a split, by any of its usual names."""
-    names = [f"{split}-{kind}{mark}idx{dimensions}-ubyte{end}" for mark in "-." for end in ("", ".gz")]
-    for name in names:
-        if (directory / name).is_file():
-            return directory / name
-    raise BadInput(f"{directory} has no {names[0]}, with or without .gz")
+def parse_options() -> Options:
+    options = command_line.parse(Options)
+    if options.verify is not None:
+        if options.src is not None:
+            raise BadInput("--verify takes a data directory and nothing else: --verify DST")
+        return options
+    if options.src is None or options.dst is None:
+        raise BadInput("give SRC and DST: python -m alexnet_jax.prepare SRC DST; see --help")
+    for name in ("size", "shards", "workers"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise BadInput(f"--{name} is {value}; give at least 1")
+    if options.shards and options.shards > MOST_SHARDS:
+        raise BadInput(f"--shards is {options.shards}; give at most {MOST_SHARDS}, as a run keeps all of them open")
+    if not 0 <= options.max_rejected <= 1:
+        raise BadInput(f"--max-rejected is {options.max_rejected}; it is a share, from 0 to 1")
+    if not 0 <= options.seed < 2**32:
+        raise BadInput(f"--seed is {options.seed}; it is at least 0 and less than 2^32")
+    if options.dst.absolute().is_relative_to(options.src.absolute()):
+        raise BadInput(f"{options.dst} lies in {options.src}, which is read; give a DST outside of it")
+    return options
 
 
 def prepare() -> None:
-    options = command_line.parse(Options)
-    if not options.src.is_dir():
-        raise BadInput(f"there is no directory {options.src}")
-    if options.size is not None and options.size < 1:
-        raise BadInput(f"--size {options.size} is not a size; give at least 1")
-    arrays = {}
-    for split, name in ((records.TRAIN, "train"), (records.VALIDATION, "t10k")):
-        pictures_path = find_idx(options.src, name, "images", 3)
-        pictures = read_idx(pictures_path, 3)
-        labels = read_idx(find_idx(options.src, name, "labels", 1), 1)
-        if len(pictures) != len(labels):
-            raise BadInput(f"{pictures_path} has {len(pictures)} pictures and there are {len(labels)} labels for them")
-        if not len(pictures):
-            raise BadInput(f"{pictures_path} has no pictures")
-        arrays[split] = pictures, labels
-    count = 1 + max(int(labels.max()) for _, labels in arrays.values())
+    options = parse_options()
+    if options.verify is not None:
+        verify_directory(options.verify)
+        return
+    jax.config.update("jax_platforms", "cpu")  # the contact sheet needs no accelerator
+    src, dst = cast(Path, options.src), cast(Path, options.dst)
+    if is_whole_already(dst, options):
+        print(f"{dst} is whole already; nothing is left to do.")
+        return
+    with claimed(dst, options) as unfinished:
+        # What there is.
+        source = sources.find(src, options.kind, unfinished / "unpacked", options.validation_fraction, options.seed)
+        how = how_to_store(source, options)
+
+        # One shard after the other.
+        tasks = plan(source, dst, options)
+        pictures = sum(len(task.pictures) for task in tasks)
+        missing = [task for task in tasks if not part_of(task.path).exists()]
+        done = pictures - sum(len(task.pictures) for task in missing)
+        print(f"{src}: {pictures:,} pictures of {len(source.classes)} classes ({source.kind})", flush=True)
+        with bar(pictures, done) as advance:
+            workers.write_shards(missing, how, options.workers, advance)
+
+        # The whole.
+        parts = {
+            split: [Part.load(part_of(task.path)) for task in tasks if task.split == split] for split in source.splits
+        }
+        check_rejected(dst, parts, pictures, options.max_rejected)
+        write_classes(dst, parts, how.classes)
+        found = writing.measured(parts[TRAIN])
+        draw_sheet(dst, parts, how, Statistics(*(array.astype(np.float32) for array in found)), options.seed)
+        about = {"source": str(src), "prepared": settings(options), "encoding": how.encoding, "classes": how.classes}
+        writing.complete(dst, parts, found, ("classes.tsv", "rejected.tsv", "sheet.png"), about)
+    shutil.rmtree(unfinished)
+    summarise(Records(dst), parts)
+
+
+# --------------------------------------------------------------------------------------------------- the directory
+
+
+def settings(options: Options) -> dict[str, Any]:
+    """The options that decide what the bytes of DST are, as JSON has them."""
+    names = ("kind", "size", "square", "rgb", "encoding", "classes", "validation_fraction", "seed", "shards")
+    values = {name: getattr(options, name) for name in names}
+    return values | {"classes": list(options.classes)}
+
+
+def is_whole_already(dst: Path, options: Options) -> bool:
+    """Whether DST is what this command makes. Raises BadInput where it is something else."""
+    if not (dst / "meta.json").exists():
+        if dst.exists() and not (dst / UNFINISHED).is_dir() and (not dst.is_dir() or any(dst.iterdir())):
+            raise BadInput(f"{dst} exists already; give another directory or remove that one")
+        return False
+    if Records(dst).meta.get("prepared") != settings(options):
+        raise BadInput(f"{dst} exists already, prepared otherwise; give another directory or remove that one")
+    shutil.rmtree(dst / UNFINISHED, ignore_errors=True)
+    return True
+
+
+@contextmanager
+def claimed(dst: Path, options: Options) -> Iterator[Path]:
+    """DST/unfinished, for this process alone; what refused input leaves of a new one is removed.
+
+    Raises BadInput where another process is at work there, or where it was begun with other options.
+    """
+    unfinished = dst / UNFINISHED
+    begun, made = unfinished.is_dir(), not dst.exists()
+    unfinished.mkdir(parents=True, exist_ok=True)
+    with (unfinished / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadInput(f"another prepare is at work in {dst}; wait for its end") from None
+        before = read_plan(unfinished).get("settings", settings(options))
+        for name, value in settings(options).items():
+            if before[name] != value:
+                raise BadInput(
+                    f"{dst} was begun with --{name.replace('_', '-')} {before[name]}, not {value}; "
+                    f"give the same, or another directory"
+                )
+        write_plan(unfinished, {"command": shlex.join(sys.argv[1:]), "settings": settings(options)})
+        try:
+            yield unfinished
+        except BadInput:
+            if not begun and not list(unfinished.glob("*.npz")):
+                shutil.rmtree(dst if made else unfinished)
+            raise
+        except KeyboardInterrupt:
+            print(f"\nInterrupted; the same command goes on from here: {dst} keeps what is done.", file=sys.stderr)
+            sys.exit(130)
+
+
+def read_plan(unfinished: Path) -> dict[str, Any]:
+    path = unfinished / "plan.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write_plan(unfinished: Path, more: dict[str, Any]) -> None:
+    with writing.replacing(unfinished / "plan.json") as partial:
+        partial.write_text(json.dumps(read_plan(unfinished) | more))
+
+
+# ------------------------------------------------------------------------------------------------------ what to do
+
+
+def how_to_store(source: sources.Source, options: Options) -> How:
+    """Raises BadInput where the options do not fit the source, or a package is missing."""
+    count = len(source.classes)
     if options.classes and len(options.classes) != count:
         raise BadInput(
-            f"--classes gives {len(options.classes)} names, the labels in {options.src} are 0 to {count - 1}"
+            f"--classes gives {len(options.classes)} names, and {options.src} has {count} classes: "
+            f"{', '.join(source.classes[:3])}{', ..' if count > 3 else ''}"
         )
+    classes = options.classes or tuple(source.classes)
+    if source.pixels is None:
+        if find_spec("cv2") is None:
+            raise BadInput("pictures are decoded with OpenCV, which is not there: pip install 'alexnet-jax[pictures]'")
+        size = options.size or SIZE
+        return How((size, size, 3), options.square, options.encoding or "jpeg", None, classes)
+    H, W, C = source.pixels
+    H, W = (options.size or H), (options.size or W)
+    return How((H, W, 3 if options.rgb else C), options.square, options.encoding or "png", source.pixels, classes)
 
-    def examples(split: str) -> Iterator[tuple[np.ndarray, int]]:
-        pictures, labels = arrays[split]
-        console = Console(stderr=True)
-        for picture, label in track(zip(pictures, labels, strict=True), split, total=len(labels), console=console):
-            yield fit(picture, options.size, options.rgb), int(label)
 
-    classes = options.classes or tuple(map(str, range(count)))
-    records.write(options.dst, {split: examples(split) for split in arrays}, classes, str(options.src))
-    made = records.Records(options.dst)
-    print(
-        f"{options.dst}: {made.examples(records.TRAIN)} training and {made.examples(records.VALIDATION)} validation "
-        f"pictures of {'x'.join(map(str, made.image_shape))}, {count} classes"
+def plan(source: sources.Source, dst: Path, options: Options) -> list[workers.Task]:
+    """The shards to write: training pictures in an order drawn once (as make-data.py drew it), others as they come.
+
+    Raises BadInput where DST was begun with other pictures.
+    """
+    tasks, digest = [], hashlib.sha256(json.dumps(source.classes).encode())
+    for split, pictures in source.splits.items():
+        if not pictures:
+            raise BadInput(f"{options.src} has no {split} pictures")
+        for picture in pictures:
+            digest.update(f"{picture.name}\0{picture.label}\n".encode(errors="surrogateescape"))
+        count = len(pictures)
+        if split == TRAIN:  # a shuffle that no version of a random generator can change
+            pictures = sorted(pictures, key=lambda picture: _draw(options.seed, picture.name))
+        asked = options.shards if split == TRAIN else None
+        shards = min(count, asked or max(-(-count // 4096), min(16, -(-count // 256))), MOST_SHARDS)
+        ends = [number * count // shards for number in range(shards + 1)]
+        for number, (first, end) in enumerate(pairwise(ends)):
+            tasks.append(workers.Task(split, dst / shard_name(split, number, shards), pictures[first:end]))
+    unfinished = dst / UNFINISHED
+    if read_plan(unfinished).get("pictures", digest.hexdigest()) != digest.hexdigest():
+        raise BadInput(f"{options.src} holds other pictures than when {dst} was begun; remove {dst} to begin anew")
+    write_plan(unfinished, {"pictures": digest.hexdigest(), "shards": len(tasks)})
+    return tasks
+
+
+def _draw(seed: int, name: str) -> bytes:
+    return hashlib.sha256(f"{seed}/{name}".encode(errors="surrogateescape")).digest()
+
+
+@contextmanager
+def bar(total: int, done: int) -> Iterator[Any]:
+    """advance(n): n more pictures are done."""
+    console = Console(stderr=True)
+    shown = progress.Progress(
+        progress.TextColumn("{task.fields[speed]}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("left"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
     )
+    task = shown.add_task("prepare", total=total, completed=done, speed="starting")
+    began, seen = time.perf_counter(), 0
+
+    def advance(more: int) -> None:
+        nonlocal seen
+        seen += more
+        shown.update(task, advance=more, speed=f"{seen / (time.perf_counter() - began):.0f} images/s")
+
+    with shown:
+        yield advance
 
 
-def fit(picture_HW: np.ndarray, size: int | None, rgb: bool) -> np.ndarray:
-    """uint8 [H, W, C]"""
-    picture = Image.fromarray(picture_HW)
-    if size is not None:
-        picture = picture.resize((size, size), Image.Resampling.BICUBIC)
-    array = np.asarray(picture.convert("RGB") if rgb else picture)
-    return array if array.ndim == 3 else array[:, :, None]
+# ------------------------------------------------------------------------------------------------- what came of it
+
+
+def check_rejected(dst: Path, parts: dict[str, list[Part]], pictures: int, most: float) -> None:
+    """Writes rejected.tsv. Raises BadInput where too much was lost."""
+    rows = [
+        (split, name, reason)
+        for split, group in parts.items()
+        for name, reason in sorted(line for part in group for line in part.rejected)
+    ]
+    with writing.replacing(dst / "rejected.tsv") as partial:
+        partial.write_text("".join("\t".join(row) + "\n" for row in [("split", "name", "reason"), *rows]))
+    if len(rows) > most * pictures:
+        raise BadInput(
+            f"{len(rows):,} of {pictures:,} pictures cannot be read, more than --max-rejected {most:g} allows; "
+            f"{dst}/rejected.tsv lists them; to go on without them repeat the command with a larger --max-rejected"
+        )
+    if rows:
+        print(f"{len(rows):,} of {pictures:,} pictures could not be read and were left out: {dst}/rejected.tsv")
+
+
+def write_classes(dst: Path, parts: dict[str, list[Part]], classes: Sequence[str]) -> None:
+    """classes.tsv: how many pictures of each there are."""
+    counts = {split: np.sum([part.per_class for part in group], axis=0) for split, group in parts.items()}
+    with writing.replacing(dst / "classes.tsv") as partial:
+        lines = ["\t".join(("label", "class", *counts))]
+        for label, name in enumerate(classes):
+            lines.append("\t".join((str(label), " ".join(name.split()), *(str(of[label]) for of in counts.values()))))
+        partial.write_text("\n".join(lines) + "\n")
+
+
+def draw_sheet(dst: Path, parts: dict[str, list[Part]], how: How, statistics: Statistics, seed: int) -> None:
+    """sheet.png: what the network will see of the first training pictures."""
+    shards = [dst / part.file for part in parts[TRAIN]]
+    images, labels = read_first(shards, PICTURES, how.shape, how.encoding)
+    page = sheet(images, [how.classes[label] for label in labels], statistics, seed)
+    with writing.replacing(dst / "sheet.png") as partial:
+        page.save(partial, "PNG")
+
+
+def summarise(records: Records, parts: dict[str, list[Part]]) -> None:
+    """What was made, and how many pictures each class has."""
+    print(
+        f"{records.directory}: {records.examples(TRAIN):,} training and {records.examples(VALIDATION):,} validation "
+        f"pictures of {'x'.join(map(str, records.image_shape))}, {len(records.classes)} classes, "
+        f"{sum(part.bytes for group in parts.values() for part in group) / 1e6:,.0f} MB ({records.meta['encoding']})"
+    )
+    train, validation = (records.meta["splits"][split]["per_class"] for split in (TRAIN, VALIDATION))
+    order = sorted(range(len(train)), key=lambda label: (train[label], label))
+    shown = order if len(order) <= 12 else [*order[:5], *order[-5:]]
+    title = "Pictures of each class" if shown == order else "The smallest and the largest classes"
+    table = Table("label", "class", "training", "validation", title=f"{title} (all are in classes.tsv)")
+    for place, label in enumerate(sorted(shown) if shown == order else shown):
+        if len(shown) < len(order) and place == 5:
+            table.add_section()
+        table.add_row(str(label), records.classes[label], f"{train[label]:,}", f"{validation[label]:,}")
+    console = Console(highlight=False)
+    console.print(table)
+    empty = [name for name, count in zip(records.classes, train, strict=True) if not count]
+    if empty:
+        console.print(f"{len(empty)} classes have no training picture, {empty[0]} is the first.", style="yellow")
+    mean_C = np.asarray(records.statistics.mean_HWC).mean(axis=(0, 1))
+    stdevs = ", ".join(f"{stdev:.1f}" for stdev in records.statistics.stdev_C)
+    console.print(f"Mean colour {', '.join(f'{level:.1f}' for level in mean_C)}; standard deviations along the "
+                  f"components {stdevs}. See {records.directory}/sheet.png.", soft_wrap=True)  # fmt: skip
+
+
+def verify_directory(directory: Path) -> None:
+    """Checks every file and every record. Raises BadInput that names the first that is damaged."""
+    records = Records(directory)
+    names, wrong, counted, console = list(records.meta["files"]), [], {}, Console(stderr=True)
+    with ThreadPoolExecutor() as pool:
+        checks = pool.map(lambda name: verify.check_file(records, name), names)
+        shown = progress.track(checks, "verify", len(names), console=console, disable=not console.is_terminal)
+        for name, (damage, per_class) in zip(names, shown, strict=True):
+            wrong += damage
+            counted[name] = per_class
+    wrong += verify.check_counts(records, counted) if not wrong else []
+    if wrong:
+        for sentence in wrong[1:20]:
+            print(sentence)
+        more = f" ({len(wrong) - 1} more faults, listed above)" if len(wrong) > 1 else ""
+        raise BadInput(f"{wrong[0]}{more}; prepare the data again")
+    count = sum(records.examples(split) for split in records.meta["splits"])
+    print(f"{directory} is whole: {count:,} records in {len(names)} files are as they were written.")
 
 
 if __name__ == "__main__":

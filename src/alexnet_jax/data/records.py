@@ -1,33 +1,37 @@
 """The record format: one directory of ArrayRecord shards, and what was measured over its training pictures.
 
-DIR/meta.json                           format, image shape, class names, counts, colours, checksums
+DIR/meta.json                           format, image shape, encoding, class names, counts, colours, checksums
 DIR/mean.npy                            mean training picture, float32 [H, W, C], scale 0 to 255
-DIR/train-00000-of-00001.array_record   records: msgpack {"image": an encoded picture, "label": its class}
+DIR/train-00000-of-00016.array_record   records: msgpack {"image": its bytes, "label": its class, "name": its source}
 DIR/validation-00000-of-00001.array_record
+DIR/unfinished/                         only until it is whole (writing.py)
 """
 
 import hashlib
 import io
 import json
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgpack
 import numpy as np
+import simplejpeg
 from array_record.python.array_record_data_source import ArrayRecordDataSource
-from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from alexnet_jax.config import BadInput
 from alexnet_jax.data.augment import Statistics
 
-FORMAT = 1
+FORMAT = 2
 EMBEDDED = Path(__file__).parent / "fashion"
 TRAIN, VALIDATION = "train", "validation"
+UNFINISHED = "unfinished"
+
+Encoding = Literal["jpeg", "png", "raw"]
 
 # A set that is no larger than this once decoded is decoded once and kept.
 _KEPT_BYTES = 1 << 30
@@ -43,11 +47,14 @@ class Records:
         self.directory = directory
         if not directory.is_dir():
             raise BadInput(f"there is no data directory {directory}; make one with python -m alexnet_jax.prepare")
+        if not (directory / "meta.json").exists() and (directory / UNFINISHED).is_dir():
+            raise BadInput(_unfinished(directory))
         try:
             self.meta: dict[str, Any] = json.loads((directory / "meta.json").read_text())
             version = self.meta["format"]
             if version == FORMAT:
-                _ = [self.meta[part] for part in ("files", "splits", "classes", "image_shape", "colour")]
+                parts = ("files", "splits", "classes", "image_shape", "encoding", "colour", "checksum")
+                _ = [self.meta[part] for part in parts]
         except FileNotFoundError:
             raise BadInput(
                 f"{directory} has no meta.json, so it is not a prepared data directory; "
@@ -59,6 +66,8 @@ class Records:
             ) from None
         if version != FORMAT:
             raise BadInput(f"{directory} is in format {version}, this version reads format {FORMAT}; prepare it again")
+        if self.meta["checksum"] != checksum(self.meta):
+            raise BadInput(f"{directory}/meta.json is damaged, its checksum is another; prepare the data again")
         for name, file in self.meta["files"].items():
             path = directory / name
             found = path.stat().st_size if path.exists() else 0
@@ -106,7 +115,7 @@ class Records:
     @cached_property
     def _kept(self) -> dict[str, dict[str, np.ndarray]]:
         for name, file in self.meta["files"].items():  # so small a set is checked in no time
-            if _sha256(self.directory / name) != file["sha256"]:
+            if sha256(self.directory / name) != file["sha256"]:
                 raise BadInput(f"{self.directory / name} is damaged, its checksum is another; prepare the data again")
         return {split: self._read(split, np.arange(self.examples(split))) for split in self.meta["splits"]}
 
@@ -119,115 +128,88 @@ class Records:
 
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(4, "decode")  # decoding lets go of Python's lock
+        return ThreadPoolExecutor(os.cpu_count(), "decode")  # decoding lets go of Python's lock
 
     def _read(self, split: str, indices: np.ndarray) -> dict[str, np.ndarray]:
+        images = np.empty((len(indices), *self.image_shape), np.uint8)
+        encoding: Encoding = self.meta["encoding"]
+
+        def place(example: dict[str, Any], image_HWC: np.ndarray) -> None:
+            decode_into(image_HWC, example["image"], encoding)
+
         try:
             records = self._sources[split].__getitems__([int(index) for index in indices])
             examples = [msgpack.unpackb(record) for record in records]
-            images = list(self._threads.map(decode, (example["image"] for example in examples)))
-        except (OSError, RuntimeError, ValueError) as error:  # what ArrayRecord, msgpack and Pillow raise
-            raise BadInput(f"a record of {self.directory}/{split}-* cannot be read: {error}") from error
-        return {
-            "image": np.stack(images),
-            "label": np.array([example["label"] for example in examples], np.int32),
-        }
+            list(self._threads.map(place, examples, images))
+        except (OSError, RuntimeError, ValueError) as error:  # what ArrayRecord, msgpack and the decoders raise
+            raise BadInput(
+                f"a record of {self.directory}/{split}-* cannot be read ({error}); "
+                f"python -m alexnet_jax.prepare --verify {self.directory} says which"
+            ) from error
+        return {"image": images, "label": np.array([example["label"] for example in examples], np.int32)}
 
 
-def _sha256(path: Path) -> str:
+def _unfinished(directory: Path) -> str:
+    """What to say of a directory that a preparation has not finished."""
+    try:
+        plan = json.loads((directory / UNFINISHED / "plan.json").read_text())
+        done = sum(1 for _ in (directory / UNFINISHED).glob("*.npz"))
+        return (
+            f"{directory} is not whole, {done} of its {plan['shards']} shards are there; go on with "
+            f"python -m alexnet_jax.prepare {plan['command']}"
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{directory} is not whole; repeat the python -m alexnet_jax.prepare command that began it"
+
+
+def read_first(
+    shards: Sequence[Path], count: int, shape: tuple[int, int, int], encoding: Encoding
+) -> tuple[np.ndarray, list[int]]:
+    """uint8 [count, H, W, C] and labels of the first records of these files; fewer where there are no more."""
+    source = ArrayRecordDataSource([str(shard) for shard in shards])
+    examples = [msgpack.unpackb(record) for record in source.__getitems__(list(range(min(count, len(source)))))]
+    images = np.empty((len(examples), *shape), np.uint8)
+    for image_HWC, example in zip(images, examples, strict=True):
+        decode_into(image_HWC, example["image"], encoding)
+    return images, [example["label"] for example in examples]
+
+
+def checksum(meta: dict[str, Any]) -> str:
+    """SHA-256 of all that meta.json says but for this checksum."""
+    rest = {name: value for name, value in meta.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def decode(encoded: bytes) -> np.ndarray:
-    """uint8 [H, W, C]"""
-    picture = np.asarray(Image.open(io.BytesIO(encoded)))
-    return picture[:, :, None] if picture.ndim == 2 else picture
+def decode_into(image_HWC: np.ndarray, data: bytes, encoding: Encoding) -> None:
+    """Decodes a record's picture. Raises ValueError or OSError where it is damaged or of another shape."""
+    if encoding == "raw":
+        image_HWC[:] = np.frombuffer(data, np.uint8).reshape(image_HWC.shape)
+    elif encoding == "jpeg":
+        H, W, C = image_HWC.shape
+        if simplejpeg.decode_jpeg_header(data)[:2] != (H, W):
+            raise ValueError("a picture has another shape")
+        simplejpeg.decode_jpeg(data, "RGB" if C == 3 else "GRAY", buffer=image_HWC)
+    else:
+        picture = np.asarray(Image.open(io.BytesIO(data)))
+        image_HWC[:] = picture.reshape(image_HWC.shape)
 
 
-def encode(picture_HWC: np.ndarray) -> bytes:
-    """A PNG, which loses nothing."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture_HWC[:, :, 0] if picture_HWC.shape[-1] == 1 else picture_HWC).save(buffer, "PNG")
-    return buffer.getvalue()
+def encode(image_HWC: np.ndarray, encoding: Encoding) -> bytes | memoryview:
+    """The bytes of a record's picture: bare pixels, a PNG, which loses nothing, or a JPEG.
 
-
-def write(
-    directory: Path,
-    splits: Mapping[str, Iterable[tuple[np.ndarray, int]]],
-    classes: Sequence[str],
-    source: str,
-    licence: str | None = None,
-) -> None:
-    """Writes `splits` of (picture uint8 [H, W, C], label) as a new data directory.
-
-    It comes into being whole, at the end, by one rename: what an interrupted call leaves is DIR.incomplete, which
-    the next one clears. Raises BadInput where the directory exists or a picture has another shape than the first.
+    JPEGs are of quality 95 as in 2013's make-data.py (cuda-convnet2, pyext.h), with chroma at half the resolution.
     """
-    if directory.exists():
-        raise BadInput(f"{directory} exists already; give another directory or remove that one")
-    unfinished = directory.with_name(directory.name + ".incomplete")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    measured = _Measured()
-    about: dict[str, Any] = {}
-    for split, examples in splits.items():
-        shard = f"{split}-00000-of-00001.array_record"
-        # One record a group: any picture can be read without its neighbours. A PNG does not compress further.
-        writer = ArrayRecordWriter(str(unfinished / shard), "group_size:1,uncompressed")
-        counts = [0] * len(classes)
-        for picture, label in examples:
-            measured.see(picture, training=split == TRAIN)
-            writer.write(msgpack.packb({"image": encode(picture), "label": int(label)}))
-            counts[label] += 1
-        writer.close()
-        about[split] = {"examples": sum(counts), "per_class": counts, "shards": [shard]}
-    mean, stdevs, components = measured.statistics()
-    np.save(unfinished / "mean.npy", mean)
-    if licence is not None:
-        (unfinished / "LICENSE").write_text(licence)
-    meta = {
-        "format": FORMAT,
-        "source": source,
-        "encoding": "png",
-        "image_shape": list(mean.shape),
-        "classes": list(classes),
-        "splits": about,
-        "colour": {"stdevs": stdevs.tolist(), "components": components.tolist()},
-        "files": {
-            path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(unfinished.iterdir())
-        },
-    }
-    (unfinished / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
-    unfinished.rename(directory)
-
-
-class _Measured:
-    """Sums over the training pictures for their mean and the principal components of their colours."""
-
-    def __init__(self) -> None:
-        self.shape: tuple[int, ...] | None = None
-        self.pictures = 0
-
-    def see(self, picture_HWC: np.ndarray, training: bool) -> None:
-        if self.shape is None:
-            self.shape = picture_HWC.shape
-            self.sum_HWC = np.zeros(self.shape, np.int64)
-            self.products_CC = np.zeros((self.shape[-1],) * 2)
-        if picture_HWC.shape != self.shape:
-            raise BadInput(f"a picture is {picture_HWC.shape}, others are {self.shape}; a set has one shape")
-        if training:
-            self.pictures += 1
-            self.sum_HWC += picture_HWC
-            colours = picture_HWC.reshape(-1, self.shape[-1]).astype(np.float64)
-            self.products_CC += colours.T @ colours
-
-    def statistics(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Mean picture [H, W, C]; standard deviations [C] along the components [C, C], one a column."""
-        if not self.pictures:
-            raise BadInput("there are no training pictures")
-        mean_HWC = self.sum_HWC / self.pictures
-        pixels = self.pictures * mean_HWC[..., 0].size
-        mean_C = mean_HWC.mean(axis=(0, 1))
-        variances, components = np.linalg.eigh(self.products_CC / pixels - np.outer(mean_C, mean_C))
-        return mean_HWC.astype(np.float32), np.sqrt(np.maximum(variances, 0)), components
+    C = image_HWC.shape[-1]
+    if encoding == "raw":
+        return np.ascontiguousarray(image_HWC).data.cast("B")
+    if encoding == "jpeg":
+        colour = ("RGB", "420") if C == 3 else ("GRAY", "Gray")
+        return simplejpeg.encode_jpeg(np.ascontiguousarray(image_HWC), 95, *colour)
+    buffer = io.BytesIO()
+    Image.fromarray(image_HWC[:, :, 0] if C == 1 else image_HWC).save(buffer, "PNG")
+    return buffer.getvalue()

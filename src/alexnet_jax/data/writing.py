@@ -1,0 +1,270 @@
+"""Writing the record format: shard by shard, so that what was interrupted goes on, and whole only at the very end.
+
+While a set is being made, DIR/unfinished holds plan.json and, for every finished shard, what was measured over it
+(SHARD.npz). meta.json, without which nobody reads the set, comes last.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import msgpack
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from alexnet_jax.config import BadInput
+from alexnet_jax.data import pictures, sources
+from alexnet_jax.data.records import FORMAT, TRAIN, UNFINISHED, Encoding, checksum, encode, sha256
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one shard holds, and what was measured over its pictures: whole numbers, so their sums have no order."""
+
+    file: str
+    bytes: int
+    sha256: str
+    per_class: list[int]
+    rejected: list[tuple[str, str]]
+    """names of pictures that could not be read, and why"""
+    sum_HWC: np.ndarray
+    products_CC: np.ndarray
+    """of the channels, summed over pixels"""
+
+    def save(self, path: Path) -> None:
+        about = {name: getattr(self, name) for name in ("file", "bytes", "sha256", "per_class", "rejected")}
+        with replacing(path) as partial, partial.open("wb") as file:
+            np.savez(file, about=json.dumps(about), sum_HWC=self.sum_HWC, products_CC=self.products_CC)
+
+    @classmethod
+    def load(cls, path: Path) -> "Part":
+        with np.load(path, allow_pickle=False) as held:
+            about = json.loads(str(held["about"]))
+            about["rejected"] = [(name, reason) for name, reason in about["rejected"]]
+            return cls(**about, sum_HWC=held["sum_HWC"], products_CC=held["products_CC"])
+
+
+Products = Callable[[np.ndarray], np.ndarray]
+
+
+def plain_products(image_HWC: np.ndarray) -> np.ndarray:
+    """[C, C]: the products of the channels, summed over the pixels; whole numbers below 2^53."""
+    # Not by BLAS: its threads and those of other workers would wait for each other.
+    planes = [np.ascontiguousarray(image_HWC[..., c], np.float64).ravel() for c in range(image_HWC.shape[-1])]
+    return np.array([[np.einsum("i,i->", a, b) for b in planes] for a in planes])
+
+
+class Shard:
+    """One file of records that is being written. Raises BadInput where pictures differ in shape."""
+
+    def __init__(self, path: Path, classes: int, encoding: Encoding, products: Products | None = None) -> None:
+        self._path, self._encoding, self._products = path, encoding, products or plain_products
+        # One record a group: any picture can be read without its neighbours. Pictures do not compress further.
+        self._writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+        self._per_class = [0] * classes
+        self._sum_HWC: np.ndarray | None = None
+        self._products_CC = np.zeros(())
+
+    def add(self, image_HWC: np.ndarray, label: int, name: str | None = None) -> None:
+        if self._sum_HWC is None:
+            self._sum_HWC = np.zeros(image_HWC.shape, np.uint32)  # enough for 16 million pictures
+            self._products_CC = np.zeros((image_HWC.shape[-1],) * 2)
+        if image_HWC.shape != self._sum_HWC.shape:
+            raise BadInput(f"a picture is {image_HWC.shape}, others are {self._sum_HWC.shape}; a set has one shape")
+        named = {} if name is None else {"name": name}
+        self._writer.write(msgpack.packb({"image": encode(image_HWC, self._encoding), "label": int(label)} | named))
+        self._per_class[label] += 1
+        self._sum_HWC += image_HWC
+        self._products_CC += self._products(image_HWC)
+
+    def close(self, rejected: Sequence[tuple[str, str]] = ()) -> Part:
+        self._writer.close()
+        empty = self._sum_HWC is None
+        return Part(
+            self._path.name,
+            self._path.stat().st_size,
+            sha256(self._path),
+            self._per_class,
+            list(rejected),
+            np.zeros(0, np.int64) if self._sum_HWC is None else self._sum_HWC.astype(np.int64),
+            np.zeros(0, np.int64) if empty else self._products_CC.astype(np.int64),
+        )
+
+
+# ---------------------------------------------------------------------------------------- from a source, in workers
+
+
+@dataclass(frozen=True)
+class How:
+    """What becomes of each picture of a source."""
+
+    shape: tuple[int, int, int]
+    """(H, W, C) of what is stored"""
+    square: Literal["crop", "warp"]
+    """crop: the shorter side becomes the size and the middle is cut out (section 2); warp: both sides do (Caffe)"""
+    encoding: Encoding
+    pixels: tuple[int, int, int] | None
+    """(H, W, C) of a source's bare pixels; None for encoded pictures"""
+    classes: tuple[str, ...]
+
+    def functions(self) -> tuple[Callable[[bytes], np.ndarray], Products]:
+        """What makes uint8 [H, W, C] of a picture's bytes (or raises Unreadable), and what sums channels' products."""
+        shape, square, pixels = self.shape, self.square, self.pixels
+        if pixels:
+            return lambda data: pictures.fit(
+                np.frombuffer(data, np.uint8).reshape(pixels), shape, square
+            ), plain_products
+        from alexnet_jax.data import jpeg  # needs OpenCV, which is in an extra
+
+        def image(data: bytes) -> np.ndarray:
+            image_HWC = jpeg.fast(data, shape, square)
+            return pictures.picture(data, shape, square) if image_HWC is None else image_HWC
+
+        return image, jpeg.products
+
+
+def shard_name(split: str, number: int, count: int) -> str:
+    return f"{split}-{number:05d}-of-{count:05d}.array_record"
+
+
+def part_of(shard: Path) -> Path:
+    """Where it is written what a finished shard holds."""
+    return shard.parent / UNFINISHED / f"{shard.name}.npz"
+
+
+def write_shard(path: Path, wanted: Sequence[sources.Picture], how: How, seen: Callable[[], None]) -> None:
+    """Writes one shard, and then its part. `seen` is called at each picture; what it raises ends the work.
+
+    What was there of either before is replaced by one rename each, so that a crash leaves neither half-written, and
+    the part is only there when the shard is. Raises BadInput where the disk refuses.
+    """
+    rejected = []
+    image, products = how.functions()
+    try:
+        with replacing(path) as partial:
+            shard = Shard(partial, len(how.classes), how.encoding, products)
+            for picture in wanted:
+                seen()
+                try:
+                    image_HWC = image(sources.read(picture))
+                except pictures.Unreadable as reason:
+                    rejected.append((picture.name, str(reason)))
+                else:
+                    shard.add(image_HWC, picture.label, picture.name)
+            made = shard.close(rejected)
+        replace(made, file=path.name).save(part_of(path))
+    except RuntimeError as error:  # ArrayRecord's, of a full disk
+        raise BadInput(f"{path} cannot be written: {error}") from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name to write under, which becomes `path` once all of it is on the disk; in unfinished/ where there is one."""
+    scratch = path.parent / UNFINISHED
+    partial = (scratch if scratch.is_dir() else path.parent) / f"{path.name}.{os.getpid()}"
+    try:
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+# -------------------------------------------------------------------------------------------------- the whole set
+
+
+class Measured(NamedTuple):
+    """Over all training pictures."""
+
+    mean_HWC: np.ndarray
+    stdevs_C: np.ndarray
+    """standard deviations of the pixels' colours along their principal components"""
+    components_CC: np.ndarray
+    """those components, one a column"""
+
+
+def measured(parts: Sequence[Part]) -> Measured:
+    """What the parts measured together. Raises BadInput where they hold no pictures, or of several shapes."""
+    parts = [part for part in parts if sum(part.per_class)]
+    if not parts:
+        raise BadInput("there are no training pictures")
+    shapes = {part.sum_HWC.shape for part in parts}
+    if len(shapes) > 1:
+        raise BadInput(f"the pictures of a set have one shape, these have {' and '.join(map(str, sorted(shapes)))}")
+    count = sum(sum(part.per_class) for part in parts)
+    mean_HWC = reduce(np.add, (part.sum_HWC for part in parts)) / count
+    mean_C = mean_HWC.mean(axis=(0, 1))
+    squares_CC = reduce(np.add, (part.products_CC for part in parts)) / (count * mean_HWC[..., 0].size)
+    variances_C, components_CC = np.linalg.eigh(squares_CC - np.outer(mean_C, mean_C))
+    return Measured(mean_HWC.astype(np.float32), np.sqrt(np.maximum(variances_C, 0)), components_CC)
+
+
+def complete(
+    directory: Path, parts: Mapping[str, Sequence[Part]], found: Measured, beside: Sequence[str], about: dict[str, Any]
+) -> None:
+    """Marks a directory whole, whose shards the parts describe, by its mean.npy and, last, its meta.json.
+
+    `beside`: further files in it; `about`: source, encoding and classes, and what else meta.json shall say.
+    """
+    with replacing(directory / "mean.npy") as partial, partial.open("wb") as file:
+        np.save(file, found.mean_HWC)
+    files = {part.file: {"bytes": part.bytes, "sha256": part.sha256} for group in parts.values() for part in group}
+    for name in ("mean.npy", *beside):
+        path = directory / name
+        files[name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    meta = {
+        "format": FORMAT,
+        **about,
+        "image_shape": list(found.mean_HWC.shape),
+        "splits": {
+            split: {
+                "examples": sum(sum(part.per_class) for part in group),
+                "per_class": [sum(counts) for counts in zip(*(part.per_class for part in group), strict=True)],
+                "shards": [part.file for part in group],
+            }
+            for split, group in parts.items()
+        },
+        "colour": {"stdevs": found.stdevs_C.tolist(), "components": found.components_CC.tolist()},
+        "files": dict(sorted(files.items())),
+    }
+    with replacing(directory / "meta.json") as partial:
+        partial.write_text(json.dumps(meta | {"checksum": checksum(meta)}, indent=2) + "\n")
+
+
+def write(
+    directory: Path,
+    splits: Mapping[str, Iterable[tuple[np.ndarray, int]]],
+    classes: Sequence[str],
+    source: str,
+    licence: str | None = None,
+    encoding: Encoding = "png",
+) -> None:
+    """Writes `splits` of (picture uint8 [H, W, C], label) as a new data directory, a shard a split.
+
+    It comes into being whole, at the end, by one rename: what an interrupted call leaves is DIR.incomplete, which
+    the next one clears. Raises BadInput where the directory exists or a picture has another shape than the first.
+    """
+    if directory.exists():
+        raise BadInput(f"{directory} exists already; give another directory or remove that one")
+    incomplete = directory.with_name(directory.name + ".incomplete")
+    shutil.rmtree(incomplete, ignore_errors=True)
+    incomplete.mkdir(parents=True)
+    parts = {}
+    for split, examples in splits.items():
+        shard = Shard(incomplete / shard_name(split, 0, 1), len(classes), encoding)
+        for image_HWC, label in examples:
+            shard.add(image_HWC, label)
+        parts[split] = [shard.close()]
+    if licence is not None:
+        (incomplete / "LICENSE").write_text(licence)
+    beside = [] if licence is None else ["LICENSE"]
+    about = {"source": source, "encoding": encoding, "classes": list(classes)}
+    complete(incomplete, parts, measured(parts[TRAIN]), beside, about)
+    incomplete.rename(directory)

@@ -1,0 +1,431 @@
+"""The prepare command: what is stored, and that nothing that happens on the way changes it."""
+
+import fcntl
+import hashlib
+import json
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from conftest import run_command
+from PIL import Image
+
+from alexnet_jax.data import pictures, sources, workers, writing
+from alexnet_jax.data.records import TRAIN, VALIDATION, Records
+
+CLASSES = ["ant", "bee", "cat"]
+TRAINING, HELD_OUT = 36, 6
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """train/CLASS/ and val/CLASS/: soft spots of colour as JPEGs of many sizes."""
+    rng = np.random.default_rng(0)
+    root = tmp_path_factory.mktemp("pictures") / "folder"
+    for split, count in (("train", TRAINING), ("val", HELD_OUT)):
+        for number in range(count):
+            path = root / split / CLASSES[number % 3] / f"{split}_{number:03d}.JPEG"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            spots = Image.fromarray(rng.integers(0, 256, (3, 4, 3), np.uint8))
+            size = tuple(rng.integers(16, 60, 2).tolist())
+            spots.resize(size, Image.Resampling.BICUBIC).save(path, quality=95)
+    return root
+
+
+def prepare(*arguments: object) -> Any:
+    return run_command("prepare", *arguments, "--workers", 1)
+
+
+SMALL = ("--size", 16, "--shards", 4)
+
+
+@pytest.fixture(scope="module")
+def made(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder, prepared in one go."""
+    directory = tmp_path_factory.mktemp("made") / "set"
+    done = prepare(folder, directory, *SMALL)
+    assert done.code == 0, done
+    return directory
+
+
+def contents(directory: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
+def names_in(directory: Path, split: str) -> list[str]:
+    shards = [str(directory / shard) for shard in Records(directory).meta["splits"][split]["shards"]]
+    source = ArrayRecordDataSource(shards)
+    return [msgpack.unpackb(record)["name"] for record in source.__getitems__(list(range(len(source))))]
+
+
+# --- what is stored
+
+
+def test_every_picture_is_stored_once_in_an_order_drawn_by_the_seed(folder: Path, made: Path, tmp_path: Path) -> None:
+    records = Records(made)
+    assert records.image_shape == (16, 16, 3)
+    assert records.classes == CLASSES
+    assert len(records.meta["splits"][TRAIN]["shards"]) == 4
+    files = sorted(str(path.relative_to(folder / "train")) for path in (folder / "train").rglob("*.JPEG"))
+    names = names_in(made, TRAIN)
+    assert sorted(names) == files
+    assert names != files
+    held_out = names_in(made, VALIDATION)
+    assert [Path(name).name for name in held_out] == [f"val_{number:03d}.JPEG" for number in range(HELD_OUT)]
+    batch = records.gather(TRAIN, np.arange(TRAINING))
+    assert [CLASSES[label] for label in batch["label"]] == [name.split("/")[0] for name in names]
+    for image, name in zip(batch["image"], names, strict=True):
+        expected = pictures.picture((folder / "train" / name).read_bytes(), (16, 16, 3), "crop")
+        assert np.abs(image.astype(int) - expected).mean() < 8, name  # as 4:2:0 of so few pixels
+
+    assert prepare(folder, tmp_path / "other", *SMALL, "--seed", 1).code == 0
+    assert sorted(names_in(tmp_path / "other", TRAIN)) == files
+    assert names_in(tmp_path / "other", TRAIN) != names
+
+
+def test_mean_and_colours_are_those_of_the_stored_training_pictures(folder: Path, tmp_path: Path) -> None:
+    assert prepare(folder, tmp_path / "set", *SMALL, "--encoding", "raw").code == 0
+    records = Records(tmp_path / "set")
+    stored = records.gather(TRAIN, np.arange(TRAINING))["image"].astype(np.float64)
+    mean, stdevs, components = records.statistics
+    np.testing.assert_allclose(mean, stored.mean(axis=0), rtol=1e-6)
+    colours = stored.reshape(-1, 3)
+    covariance = np.cov(colours.T, bias=True)
+    np.testing.assert_allclose(components @ np.diag(np.square(stdevs)) @ components.T, covariance, rtol=1e-4)
+    np.testing.assert_allclose(components.T @ components, np.eye(3), atol=1e-5)
+
+
+def test_encodings_differ_in_what_they_lose(folder: Path, made: Path, tmp_path: Path) -> None:
+    stored = {}
+    for encoding in ("raw", "png"):
+        assert prepare(folder, tmp_path / encoding, *SMALL, "--encoding", encoding).code == 0
+        stored[encoding] = Records(tmp_path / encoding).gather(TRAIN, np.arange(TRAINING))
+    np.testing.assert_array_equal(stored["raw"]["image"], stored["png"]["image"])
+    lost = np.abs(Records(made).gather(TRAIN, np.arange(TRAINING))["image"].astype(int) - stored["raw"]["image"])
+    assert 0 < lost.mean() < 8  # colours are stored at half of 16x16
+
+
+def test_the_pictures_become_what_is_asked_for(folder: Path, tmp_path: Path) -> None:
+    assert prepare(folder, tmp_path / "set", "--size", 24, "--square", "warp", "--classes", "a", "b", "c").code == 0
+    records = Records(tmp_path / "set")
+    assert records.image_shape == (24, 24, 3)
+    assert records.classes == ["a", "b", "c"]
+    name = names_in(tmp_path / "set", TRAIN)[0]
+    expected = pictures.picture((folder / "train" / name).read_bytes(), (24, 24, 3), "warp")
+    image = records.gather(TRAIN, np.arange(1))["image"][0]
+    assert np.abs(image.astype(int) - expected).mean() < 4
+
+
+def test_one_folder_is_split(folder: Path, tmp_path: Path) -> None:
+    done = prepare(folder / "train", tmp_path / "set", *SMALL, "--validation-fraction", 0.25)
+    assert "27 training and 9 validation pictures" in done.out
+    everything = names_in(tmp_path / "set", TRAIN) + names_in(tmp_path / "set", VALIDATION)
+    assert len(set(everything)) == TRAINING
+    assert Records(tmp_path / "set").meta["splits"][VALIDATION]["per_class"] == [3, 3, 3]
+
+
+def test_the_summary_and_the_sheet_show_what_was_made(folder: Path, tmp_path: Path) -> None:
+    done = prepare(folder, tmp_path / "set", *SMALL)
+    assert "36 training and 6 validation pictures of 16x16x3, 3 classes" in done.out
+    assert (tmp_path / "set" / "classes.tsv").read_text().splitlines() == [
+        "label\tclass\ttrain\tvalidation", "0\tant\t12\t2", "1\tbee\t12\t2", "2\tcat\t12\t2",
+    ]  # fmt: skip
+    sheet = np.asarray(Image.open(tmp_path / "set" / "sheet.png"))
+    tile = sheet[24 : 24 + 96, 150 : 150 + 96]
+    first = Records(tmp_path / "set").gather(TRAIN, np.arange(1))["image"][0]
+    np.testing.assert_array_equal(tile, first.repeat(6, axis=0).repeat(6, axis=1))
+
+
+# --- interruptions
+
+
+def test_any_number_of_workers_makes_the_same_bytes(folder: Path, made: Path, tmp_path: Path) -> None:
+    done = run_command("prepare", folder, tmp_path / "set", *SMALL, "--workers", 2)
+    assert done.code == 0, done
+    assert contents(tmp_path / "set") == contents(made)
+
+
+class Died(BaseException):
+    """What nothing in the package catches, as little as a kill."""
+
+
+def dying(function: Callable[..., Any], at: int) -> Callable[..., Any]:
+    """The function, whose call number `at` does not return."""
+    calls = iter(range(at, -1, -1))
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        if next(calls, 1) == 0:
+            raise Died
+        return function(*arguments, **named)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "moments"),
+    [
+        (sources, "read", [0, 5, 20, 41]),
+        (writing.os, "fsync", [0, 2, 3, 4, 5, 11, 13, 14, 15, 16, 17]),
+        (writing.Path, "replace", [0, 2, 3, 4, 5, 12, 13, 15, 16, 17]),
+        (shutil, "rmtree", [0]),
+    ],
+    ids=["reading", "writing", "renaming", "clearing"],
+)
+def test_what_died_goes_on_to_the_same_bytes(
+    folder: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: Any, name: str, moments: list[int]
+) -> None:
+    """The same directory dies at each of these moments, one after the other, or is whole before."""
+    directory = tmp_path / "set"
+    deaths = 0
+    for moment in moments:
+        with monkeypatch.context() as patch:
+            patch.setattr(where, name, dying(getattr(where, name), moment))
+            try:
+                prepare(folder, directory, *SMALL)
+            except Died:
+                deaths += 1
+    assert deaths >= min(3, len(moments))
+    assert prepare(folder, directory, *SMALL).code == 0
+    assert contents(directory) == contents(made)
+    again = prepare(folder, directory, *SMALL)
+    assert again.code == 0
+    assert "is whole already" in again.out
+
+
+def test_train_refuses_what_is_not_whole_and_says_how_to_go_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "read", dying(sources.read, 20))
+        with pytest.raises(Died):
+            prepare(folder, tmp_path / "set", *SMALL)
+    refused = run_command("train", "--data", tmp_path / "set", "--workdir", tmp_path / "run").refused
+    assert f"{tmp_path}/set is not whole, 2 of its 5 shards are there; go on with" in refused
+    assert f"python -m alexnet_jax.prepare {folder} {tmp_path}/set --size 16 --shards 4 --workers 1" in refused
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_interrupt_from_the_keyboard_says_how_to_go_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> bytes:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sources, "read", interrupted)
+    done = prepare(folder, tmp_path / "set", *SMALL)
+    assert done.code == 130
+    assert "the same command goes on" in done.err
+
+
+def test_a_directory_that_was_begun_otherwise_is_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, directory = tmp_path / "source", tmp_path / "set"
+    shutil.copytree(folder, source)
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "read", dying(sources.read, 20))
+        with pytest.raises(Died):
+            prepare(source, directory, *SMALL)
+    assert "was begun with --size 16, not 17" in prepare(source, directory, "--size", 17, "--shards", 4).refused
+    with (directory / "unfinished" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "another prepare is at work in" in prepare(source, directory, *SMALL).refused
+    (source / "train" / "ant" / "train_000.JPEG").rename(source / "train" / "ant" / "new.JPEG")
+    assert "holds other pictures than when" in prepare(source, directory, *SMALL).refused
+    (source / "train" / "ant" / "new.JPEG").rename(source / "train" / "ant" / "train_000.JPEG")
+    assert prepare(source, directory, *SMALL).code == 0
+    assert "exists already, prepared otherwise" in prepare(source, directory, "--size", 17).refused
+
+
+def test_a_worker_that_lost_its_parent_stops(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Orphan:
+        def is_alive(self) -> bool:
+            return False
+
+    monkeypatch.setattr(workers.multiprocessing, "parent_process", Orphan)
+    monkeypatch.setattr(workers, "_stop", workers.multiprocessing.Event())
+    found = sources.find(folder, None, tmp_path / "unpacked", None, 0)
+    (tmp_path / "unfinished").mkdir()
+    how = writing.How((16, 16, 3), "crop", "jpeg", None, tuple(CLASSES))
+    with pytest.raises(workers.Stopped):
+        workers._write(workers.Task(TRAIN, tmp_path / "shard", found.splits[TRAIN]), how)
+    assert [path.name for path in tmp_path.rglob("*")] == ["unfinished"]
+
+
+# --- pictures that cannot be read
+
+
+@pytest.fixture
+def broken(folder: Path, tmp_path: Path) -> Path:
+    """The folder with four pictures that are none."""
+    source = tmp_path / "broken"
+    shutil.copytree(folder, source)
+    train = source / "train" / "ant"
+    (train / "empty.jpg").write_bytes(b"")
+    (train / "cut.jpg").write_bytes((train / "train_000.JPEG").read_bytes()[:-200])
+    (train / "page.jpg").write_text("<html>no such picture</html>")
+    bomb = Image.new("1", (20_000, 20_000))
+    bomb.save(source / "val" / "bee" / "bomb.png")
+    return source
+
+
+def test_pictures_that_cannot_be_read_are_listed_with_their_reason(broken: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "set"
+    refused = prepare(broken, directory, *SMALL).refused
+    assert "4 of 46 pictures cannot be read, more than --max-rejected 0.01 allows" in refused
+    assert f"{directory}/rejected.tsv lists them" in refused
+    assert "is not whole" in run_command("train", "--data", directory, "--workdir", tmp_path / "run").refused
+    done = prepare(broken, directory, *SMALL, "--max-rejected", 0.1)  # takes no second look at any picture
+    assert done.code == 0, done
+    assert "4 of 46 pictures could not be read and were left out" in done.out
+    rows = [line.split("\t") for line in (directory / "rejected.tsv").read_text().splitlines()]
+    assert [row[:2] for row in rows] == [
+        ["split", "name"], ["train", "ant/cut.jpg"], ["train", "ant/empty.jpg"], ["train", "ant/page.jpg"],
+        ["validation", "bee/bomb.png"],
+    ]  # fmt: skip
+    reasons = [row[2] for row in rows[1:]]
+    for reason, word in zip(reasons, ("truncated", "empty", "not a picture", "pixels"), strict=True):
+        assert word in reason
+    assert Records(directory).examples(TRAIN) == TRAINING
+    assert run_command("prepare", "--verify", directory).code == 0
+
+
+def test_pictures_of_every_kind_come_out_right(tmp_path: Path) -> None:
+    """One picture in many guises: each is stored as the plain one is."""
+    rng = np.random.default_rng(0)
+    grey = Image.fromarray(rng.integers(0, 256, (3, 3), np.uint8)).resize((40, 32), Image.Resampling.BICUBIC)
+    plain = grey.convert("RGB")
+    place = tmp_path / "src" / "train" / "all"
+    place.mkdir(parents=True)
+    turned = Image.Exif()
+    turned[274] = 6
+    plain.save(place / "plain.jpg", quality=95)
+    plain.save(place / "progressive.jpg", quality=95, progressive=True)
+    grey.save(place / "grey.jpg", quality=95)
+    plain.convert("CMYK").save(place / "cmyk.jpg", quality=95)
+    plain.save(place / "png_inside.JPEG", format="PNG")
+    plain.quantize(256).save(place / "palette.png")
+    plain.convert("RGBA").save(place / "alpha.png")
+    Image.fromarray(np.asarray(grey).astype(np.uint16) * 257).save(place / "sixteen.png")
+    plain.rotate(90, expand=True).save(place / "turned.jpg", quality=95, exif=turned)
+    plain.crop((4, 0, 36, 32)).save(place / "square.bmp")
+    shutil.copytree(place, tmp_path / "src" / "val" / "all")
+    assert prepare(tmp_path / "src", tmp_path / "set", "--size", 32, "--encoding", "raw").code == 0
+    names, stored = names_in(tmp_path / "set", TRAIN), Records(tmp_path / "set").gather(TRAIN, np.arange(10))["image"]
+    for name, image in zip(names, stored, strict=True):
+        assert np.abs(image.astype(int) - np.asarray(plain)[:, 4:36]).mean() < 4, name
+
+
+# --- verify
+
+
+def test_verify_finds_and_names_one_flipped_byte(made: Path, tmp_path: Path) -> None:
+    assert "is whole: 42 records in 9 files" in run_command("prepare", "--verify", made).out
+    rng = np.random.default_rng(0)
+    for file in sorted(path.name for path in made.iterdir()):
+        for _ in range(3):
+            copy = tmp_path / "copy"
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(made, copy)
+            data = bytearray((copy / file).read_bytes())
+            data[rng.integers(len(data))] ^= 1 << rng.integers(8)
+            (copy / file).write_bytes(data)
+            assert file in run_command("prepare", "--verify", copy).refused
+
+
+def test_verify_names_the_record(made: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(made, copy)
+    shard = copy / Records(made).meta["splits"][TRAIN]["shards"][2]
+    data = shard.read_bytes()
+    fifth = msgpack.unpackb(ArrayRecordDataSource([str(shard)]).__getitems__([5])[0])["image"]
+    at = data.index(fifth) + len(fifth) // 2
+    shard.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    assert f"{shard.name} is damaged in record 5" in run_command("prepare", "--verify", copy).refused
+
+
+def test_verify_counts(made: Path, tmp_path: Path) -> None:
+    """A set whose meta.json agrees with itself and not with the records."""
+    copy = tmp_path / "copy"
+    shutil.copytree(made, copy)
+    meta = json.loads((copy / "meta.json").read_text())
+    meta["splits"][TRAIN]["per_class"][:2] = [11, 13]
+    meta["checksum"] = writing.checksum(meta)
+    (copy / "meta.json").write_text(json.dumps(meta))
+    assert "holds 12 train records of 'ant', meta.json says 11" in run_command("prepare", "--verify", copy).refused
+
+
+# --- arrays of pixels
+
+
+def write_idx(directory: Path, count: int = 12) -> np.ndarray:
+    """The training pictures of a small set, all its pictures being of 4x4."""
+    directory.mkdir()
+    rng = np.random.default_rng(0)
+    kept = {}
+    for split in ("train", "t10k"):
+        images, labels = rng.integers(0, 256, (count, 4, 4), np.uint8), np.arange(count, dtype=np.uint8) % 3
+        kept[split] = images
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            data = bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+            (directory / f"{split}-{kind}-ubyte").write_bytes(data)
+    return kept["train"]
+
+
+def test_pixels_are_stored_as_they_are(tmp_path: Path) -> None:
+    images = write_idx(tmp_path / "src")
+    done = prepare(tmp_path / "src", tmp_path / "dst", "--classes", "a", "b", "c")
+    assert "12 training and 12 validation pictures of 4x4x1, 3 classes" in done.out
+    records = Records(tmp_path / "dst")
+    assert (records.classes, records.meta["encoding"]) == (["a", "b", "c"], "png")
+    stored = records.gather(TRAIN, np.arange(12))
+    order = [int(np.flatnonzero((images == image[..., 0]).all(axis=(1, 2)))[0]) for image in stored["image"]]
+    assert sorted(order) == list(range(12))
+    assert stored["label"].tolist() == [place % 3 for place in order]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dst", "src"]
+
+
+def test_pixels_are_enlarged_and_coloured(tmp_path: Path) -> None:
+    write_idx(tmp_path / "src")
+    assert prepare(tmp_path / "src", tmp_path / "dst", "--size", 9, "--rgb").code == 0
+    records = Records(tmp_path / "dst")
+    assert records.image_shape == (9, 9, 3)
+    image = records.gather(TRAIN, np.arange(1))["image"][0]
+    np.testing.assert_array_equal(image[..., 0], image[..., 2])
+
+
+# --- bad input
+
+
+def test_bad_input_is_answered_with_one_sentence(folder: Path, tmp_path: Path) -> None:
+    dst = tmp_path / "set"
+
+    def refused(*arguments: object) -> str:
+        sentence = run_command("prepare", *arguments).refused
+        assert not dst.exists()
+        return sentence
+
+    assert "give SRC and DST" in refused()
+    assert "give SRC and DST" in refused(folder)
+    assert "there is no" in refused(tmp_path / "nothing", dst)
+    assert "--shards is 2000; give at most 900" in refused(folder, dst, "--shards", 2000)
+    assert "--size is 0; give at least 1" in refused(folder, dst, "--size", 0)
+    assert "--max-rejected is 2.0" in refused(folder, dst, "--max-rejected", 2)
+    assert "--classes gives 2 names" in refused(folder, dst, "--classes", "a", "b")
+    assert "lies in" in refused(folder, folder / "train" / "set")
+    assert "--verify takes a data directory and nothing else" in refused(folder, dst, "--verify", dst)
+    assert "there is no data directory" in refused("--verify", dst)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("precious")
+    assert "exists already" in refused(folder, tmp_path / "full")
+    assert (tmp_path / "full" / "thesis.txt").read_text() == "precious"
