@@ -285,7 +285,7 @@ def train() -> None:
             rate = rates(config.optim, step * batch / examples, progress)
             until = config.data.colour_noise_until
             noise = 1.0 if until is None or step * batch / examples < until else 0.0
-            pictures = columns.shard_batch(next(batches), mesh, batch)
+            pictures = columns.shard_batch(watch.next_of(batches), mesh, batch)
             state, metrics = train_step(state, pictures["image"], pictures["label"], run_key, rate, noise)
             watch.follow(step + 1, metrics, rate.weights)
 

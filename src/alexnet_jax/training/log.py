@@ -3,8 +3,9 @@
 import json
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from rich import progress
@@ -12,6 +13,8 @@ from rich.console import Console
 from tensorboardX import SummaryWriter
 
 from alexnet_jax.config import BadInput
+
+Batch = TypeVar("Batch")
 
 _ADVICE = "checkpoints made before are kept; try a smaller --optim.rate in another --workdir"
 
@@ -98,7 +101,17 @@ class Watch:
         self._restart()
 
     def _restart(self) -> None:
-        self._since, self._steps = time.perf_counter(), 0
+        self._since, self._steps, self._waited = time.perf_counter(), 0, 0.0
+
+    def next_of(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch; how long the loop waited for it is logged, as a share of the time, as `data_wait`.
+
+        The device may still be at work on the step before, so this is the most that the data can cost.
+        """
+        began = time.perf_counter()
+        batch = next(batches)
+        self._waited += time.perf_counter() - began
+        return batch
 
     def _epoch(self, done: int) -> float:
         return done * self._batch / self._examples
@@ -129,15 +142,18 @@ class Watch:
         if done % self._log_every:
             return
         means = {name: self._window[name] / self._window["steps"] for name in ("loss", "top1_error")}
-        speed = self._steps * self._batch / (time.perf_counter() - self._since)
+        elapsed = time.perf_counter() - self._since
+        speed, wait = self._steps * self._batch / elapsed, self._waited / elapsed
         self._log.write(
             done,
             epoch=self._epoch(done),
             **{f"train/{name}": value for name, value in means.items()},
             learning_rate=rate,
             images_per_second=speed,
+            data_wait=wait,
         )
-        self._shown = f"{speed:.0f} images/s  loss {means['loss']:.3f}  error {means['top1_error']:.3f}"
+        data = f" ({wait:.0%} waiting for data)" if wait > 0.05 else ""
+        self._shown = f"{speed:.0f} images/s{data}  loss {means['loss']:.3f}  error {means['top1_error']:.3f}"
         self._window.clear()
         self._restart()
 

@@ -1,0 +1,450 @@
+"""How fast pictures are prepared and read, beside Pillow and torchvision, and what memory reading takes.
+
+python scripts/photographs.py PHOTOS
+python scripts/throughput.py PHOTOS [--torch-python PYTHON] [--json throughput.json]
+
+preparing  on one core, the same random files for all: all that `prepare` does for a picture, from reading the file to
+           writing the record (prepare_some), and the plain loop of Pillow: open, RGB, shorter side to 256, middle cut
+           out; with and without saving the result as a JPEG, and without measuring or writing anything
+reading    on two cores, training batches of 128: ours from the prepared sets, as uint8 256x256, which is what a device
+           is given; the same followed by a random 224x224 crop, reflection and division by 255 on the host (NumPy, a
+           thread a core), which is what torchvision's DataLoader of two workers makes of the files themselves
+memory     of the whole process over 2,000 batches from the prepared sets
+
+Each contestant is a process, and they take turns, round by round, in an order that moves on by one. Whoever has no
+turn is stopped with all its workers, so nobody reads ahead meanwhile, and the machine's drift meets all alike. Figures
+are medians over the rounds with the least and the greatest; a ratio is taken in each round. The files are in the page
+cache, as far as it holds them.
+
+PYTHON is one with torch and torchvision, and needs nothing of ours: what a contestant needs is imported where it runs.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import fmean, linear_regression, median
+from typing import Any, NoReturn
+
+BATCH, SIZE, CROP = 128, 256, 224
+LIBRARIES = (
+    *("alexnet-jax", "array-record", "grain", "jax", "numpy", "opencv-python-headless", "pillow", "simplejpeg"),
+    *("torch", "torchvision"),
+)
+PILLOW, SAVING = "Pillow's loop", "Pillow's loop, and saving a JPEG"
+RESIZED, USUAL = "torchvision, RandomResizedCrop(224)", "torchvision, Resize(256), RandomCrop(224)"
+
+# ------------------------------------------------------------------------------------------ the contestants' own side
+
+
+def prepare_some(files: list[str], encoding: str) -> None:
+    """All that `python -m alexnet_jax.prepare` does for these files, with its own functions, on one core."""
+    import tempfile
+
+    from alexnet_jax.data import sources
+    from alexnet_jax.data.writing import How, part_of, write_shard
+
+    how = How((SIZE, SIZE, 3), "crop", encoding, None, ("one",))  # type: ignore[arg-type]
+    with tempfile.TemporaryDirectory() as directory:
+        shard = Path(directory) / "train-00000-of-00001.array_record"
+        part_of(shard).parent.mkdir()
+        write_shard(shard, [sources.Picture(file, 0, file, 0, -1) for file in files], how, lambda: None)
+
+
+def pillow_loop(files: list[str], saving: bool) -> None:
+    import io
+
+    from PIL import Image
+
+    for file in files:
+        image = Image.open(file).convert("RGB")
+        w, h = image.size
+        scale = SIZE / min(w, h)
+        image = image.resize((round(w * scale), round(h * scale)))
+        left, top = (image.width - SIZE) // 2, (image.height - SIZE) // 2
+        image = image.crop((left, top, left + SIZE, top + SIZE))
+        if saving:
+            image.save(io.BytesIO(), "JPEG", quality=95)
+
+
+def our_batches(directory: str, workers: str, cropped: str) -> Iterator[int]:
+    """How many pictures each training batch has."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import numpy as np
+
+    from alexnet_jax.config import OptimConfig
+    from alexnet_jax.data import pipeline
+    from alexnet_jax.data.records import Records
+
+    threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+    rng = np.random.default_rng(0)
+
+    def cut(image_HWC: np.ndarray, corner: np.ndarray, flip: bool, view_hwC: np.ndarray) -> None:
+        top, left = corner
+        crop = image_HWC[top : top + CROP, left : left + CROP]
+        np.multiply(crop[:, ::-1] if flip else crop, np.float32(1 / 255), out=view_hwC)
+
+    batches = pipeline.training_batches(
+        Records(Path(directory)),
+        OptimConfig(batch=BATCH),
+        seed=0,
+        reshuffle=True,
+        rows=slice(0, BATCH),
+        first=0,
+        workers=int(workers),
+    )
+    for batch in batches:
+        images = batch["image"]
+        if cropped == "cropped":
+            views = np.empty((len(images), CROP, CROP, 3), np.float32)
+            corners = rng.integers(SIZE - CROP + 1, size=(len(images), 2))
+            list(threads.map(cut, images, corners, rng.random(len(images)) < 0.5, views))
+        yield len(images)
+
+
+def torch_batches(directory: str, kind: str) -> Iterator[int]:
+    from torch.utils.data import DataLoader
+    from torchvision import datasets, transforms
+
+    crop = {
+        RESIZED: [transforms.RandomResizedCrop(CROP)],
+        USUAL: [transforms.Resize(SIZE), transforms.RandomCrop(CROP)],
+    }[kind]
+    transform = transforms.Compose([*crop, transforms.RandomHorizontalFlip(), transforms.ToTensor()])
+    loader = DataLoader(
+        datasets.ImageFolder(directory, transform),
+        batch_size=BATCH,
+        shuffle=True,
+        num_workers=len(os.sched_getaffinity(0)),
+        drop_last=True,
+        persistent_workers=True,
+    )
+    while True:
+        for images, _ in loader:
+            yield len(images)
+
+
+ROLES: dict[str, Callable[..., Any]] = {
+    "prepare": lambda encoding: lambda files: prepare_some(files, encoding),
+    "pillow": lambda saving: lambda files: pillow_loop(files, saving == "saving"),
+    "ours": our_batches,
+    "torch": torch_batches,
+}
+
+
+def serve(cores: str, role: str, *arguments: str) -> None:
+    """Answers each question, a line of JSON, with a line of JSON."""
+
+    def say(**answer: Any) -> None:
+        print(json.dumps(answer), flush=True)
+
+    os.sched_setaffinity(0, map(int, cores.split(",")))
+    try:
+        work = ROLES[role](*arguments)
+        found = {dist.name.lower().replace("_", "-"): dist.version for dist in importlib.metadata.distributions()}
+        libraries = {name: found[name] for name in LIBRARIES if name in found}
+        say(versions={"Python": platform.python_version()} | libraries)
+        for line in sys.stdin:
+            say(**turn(work, **json.loads(line)))
+    except Exception as error:
+        say(error=f"{type(error).__name__}: {error}")
+
+
+def turn(
+    work: Any, files: list[str] | None = None, skip: int = 0, batches: int = 0, seconds: float = 0
+) -> dict[str, float]:
+    """Prepares files, or reads at least so many batches and at least so long."""
+    if files is not None:
+        began = time.perf_counter()
+        work(files)
+        return {"pictures": len(files), "seconds": time.perf_counter() - began}
+    for _ in range(skip):
+        next(work)
+    began = time.perf_counter()
+    pictures = done = 0
+    while done < batches or time.perf_counter() - began < seconds:
+        pictures += sum(next(work) for _ in range(4))  # as many from each worker
+        done += 4
+    took = time.perf_counter() - began
+    return {"pictures": pictures, "seconds": took, "resident": memory("VmRSS"), "anonymous": memory("RssAnon")}
+
+
+def memory(what: str) -> int:
+    """Bytes, of this process and its workers; VmRSS counts the pages of files that are mapped, too."""
+    total = 0
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            if os.getpgid(int(status.parent.name)) == os.getpgrp():
+                total += sum(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(what))
+        except OSError:
+            continue  # it has ended
+    return 1024 * total
+
+
+# ----------------------------------------------------------------------------------------------------- the umpire's
+
+
+class Out(Exception):
+    """Why a contestant does not take part."""
+
+
+class Contestant:
+    """A process that waits for its turn. Raises Out where it cannot start."""
+
+    def __init__(self, cores: list[int], role: str, *arguments: str, python: str = sys.executable) -> None:
+        isolated = [] if python == sys.executable else ["-I"]  # our PYTHONPATH is not for another Python
+        command = [python, *isolated, __file__, "--contestant", ",".join(map(str, cores)), role, *arguments]
+        try:
+            # A group of its own to be stopped by; in our session, so that the kernel ends it should we be killed.
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                process_group=0,
+            )
+        except OSError as error:
+            raise Out(f"{python} cannot be run: {error.strerror}") from None
+        self.versions: dict[str, str] = self._answer()["versions"]
+
+    def turn(self, **question: Any) -> dict[str, float]:
+        assert self._process.stdin is not None
+        os.killpg(self._process.pid, signal.SIGCONT)
+        self._process.stdin.write(json.dumps(question) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        os.killpg(self._process.pid, signal.SIGSTOP)
+        answer = json.loads(line) if line else {"error": "it ended without a word"}
+        if "error" in answer:
+            self.end()
+            raise Out(answer["error"])
+        return answer
+
+    def end(self) -> None:
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+
+class Match:
+    """Contestants by their names, their figures, and why some do not take part."""
+
+    def __init__(self) -> None:
+        self._there: dict[str, Contestant] = {}
+        self.answers: dict[str, list[dict[str, float]]] = {}
+        self.versions: dict[str, dict[str, str]] = {}
+        """of each Python"""
+        self.skipped: dict[str, str] = {}
+
+    def __enter__(self) -> "Match":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for contestant in self._there.values():
+            contestant.end()
+
+    def enter(self, name: str, cores: list[int], role: str, *arguments: str, python: str = sys.executable) -> None:
+        try:
+            self._there[name] = Contestant(cores, role, *arguments, python=python)
+        except Out as reason:
+            self.skipped[name] = str(reason)
+        else:
+            self.versions[python] = self._there[name].versions
+            self.answers[name] = []
+
+    def play(self, rounds: list[dict[str, Any]], announce: str) -> None:
+        """The first round is practice."""
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True)) as progress:
+            for number, question in enumerate(progress.track(rounds, description=announce)):
+                names = list(self._there)
+                for name in names[number % len(names) :] + names[: number % len(names)] if names else []:
+                    try:
+                        answer = self._there[name].turn(**question)
+                    except Out as reason:
+                        self.skipped[name] = str(reason)
+                        del self._there[name], self.answers[name]
+                    else:
+                        self.answers[name] += [answer] if number else []
+
+    def speeds(self) -> dict[str, list[float]]:
+        """Pictures a second in each round."""
+        return {
+            name: [answer["pictures"] / answer["seconds"] for answer in answers]
+            for name, answers in self.answers.items()
+        }
+
+
+def spread(values: list[float], digits: int = 0) -> str:
+    least, middle, greatest = (f"{value:,.{digits}f}" for value in (min(values), median(values), max(values)))
+    return f"{middle} ({least} to {greatest})"
+
+
+def ratios(speeds: dict[str, list[float]], name: str, base: str) -> str:
+    if base not in speeds or name == base:
+        return ""
+    return spread([ours / theirs for ours, theirs in zip(speeds[name], speeds[base], strict=True)], 2)
+
+
+def table(header: list[str], rows: list[list[str]]) -> None:
+    for row in (header, ["---"] * len(header), *rows):
+        print("| " + " | ".join(row) + " |")
+    print()
+
+
+def fail(sentence: str) -> NoReturn:
+    print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(2)
+
+
+def preparing(options: argparse.Namespace, cores: list[int]) -> Match:
+    files = sorted(map(str, (options.photos / "folder" / "train").glob("*/*.JPEG")))
+    draw = random.Random(0)
+    rounds = [draw.sample(files, min(options.files, len(files))) for _ in range(options.rounds + 1)]
+    for file in {file for files in rounds for file in files}:
+        Path(file).read_bytes()  # into the page cache
+    with Match() as match:
+        for encoding in ("raw", "jpeg"):
+            match.enter(f"alexnet_jax, {encoding} records", cores[:1], "prepare", encoding)
+        match.enter(PILLOW, cores[:1], "pillow", "")
+        match.enter(SAVING, cores[:1], "pillow", "saving")
+        match.play([{"files": files} for files in rounds], "preparing")
+    speeds = match.speeds()
+    rows = [
+        [name, spread(speed), ratios(speeds, name, PILLOW), ratios(speeds, name, SAVING)]
+        for name, speed in speeds.items()
+    ]
+    table(["preparing, one core", "pictures/s", f"over {PILLOW}", f"over {SAVING}"], rows)
+    return match
+
+
+def reading(options: argparse.Namespace, cores: list[int]) -> Match:
+    with Match() as match:
+        for encoding in ("raw", "jpeg"):
+            for view, what in ("", "uint8 256x256"), ("cropped", "cropped, float32 224x224"):
+                arguments = str(prepared(options, encoding)), str(options.workers), view
+                match.enter(f"alexnet_jax, {encoding}, {what}", cores, "ours", *arguments)
+        for kind in (RESIZED, USUAL):
+            if options.torch_python:
+                train = str(options.photos / "folder" / "train")
+                match.enter(kind, cores, "torch", train, kind, python=options.torch_python)
+            else:
+                match.skipped[kind] = "--torch-python is not given"
+        match.play([{"skip": 2, "seconds": options.seconds}] * (options.rounds + 1), "reading")
+    speeds = match.speeds()
+    rows = []
+    for name, speed in speeds.items():
+        of_core = [each / len(cores) for each in speed]
+        cores_needed = f"{10_000 / median(of_core):.1f}"
+        over = [ratios(speeds, name, base) for base in (RESIZED, USUAL)]
+        rows.append([name, spread(speed), f"{median(of_core):,.0f}", cores_needed, *over])
+    header = [f"reading, {len(cores)} cores", "pictures/s", "a core", "cores for 10,000/s"]
+    table([*header, *(f"over {base}" for base in (RESIZED, USUAL))], rows)
+    return match
+
+
+def remembering(options: argparse.Namespace, cores: list[int]) -> Match:
+    """The memory of the readers of both prepared sets, every 100 batches, one after the other."""
+    both = Match()
+    rows = []
+    for encoding in ("raw", "jpeg"):
+        with Match() as match:
+            match.enter(encoding, cores, "ours", str(prepared(options, encoding)), str(options.workers), "")
+            # Practice reads nothing, so that the first figure is that behind 100 batches.
+            match.play([{}, *[{"batches": 100}] * (options.batches // 100)], f"memory, {encoding}")
+        both.skipped |= match.skipped
+        both.answers |= match.answers
+        both.versions |= match.versions
+        for answers in match.answers.values():
+            row = [encoding]
+            for kind in ("resident", "anonymous"):
+                figures = [answer[kind] for answer in answers]
+                row += [f"{figures[0] / 1e6:,.0f} to {figures[-1] / 1e6:,.0f} MB", slope(figures)]
+            rows.append(row)
+    a_batch = "a batch, but for the first quarter"
+    table([f"{options.batches:,} batches from", "resident memory", a_batch, "of it anonymous", a_batch], rows)
+    return both
+
+
+def slope(bytes_: list[float]) -> str:
+    """Bytes a batch by least squares, and the standard error, behind the first quarter of figures 100 batches apart."""
+    kept = bytes_[len(bytes_) // 4 :]
+    at = [100 * number for number in range(len(kept))]
+    line = linear_regression(at, kept)
+    squares = sum((y - line.intercept - line.slope * x) ** 2 for x, y in zip(at, kept, strict=True))
+    error = (squares / (len(at) - 2) / sum((x - fmean(at)) ** 2 for x in at)) ** 0.5
+    return f"{line.slope / 1000:+.1f} ± {error / 1000:.1f} KB"
+
+
+def prepared(options: argparse.Namespace, encoding: str) -> Path:
+    """The data directory, which is made where it is missing."""
+    directory = Path(f"{options.prepared or options.photos}-{encoding}")
+    if not (directory / "meta.json").exists():
+        command = [sys.executable, "-m", "alexnet_jax.prepare", str(options.photos / "folder"), str(directory)]
+        if subprocess.run([*command, "--encoding", encoding], stdout=subprocess.DEVNULL).returncode:
+            fail(f"{directory} could not be made")
+    meta = json.loads((directory / "meta.json").read_text())
+    if meta["splits"]["train"]["examples"] * SIZE * SIZE * 3 <= 1 << 30:
+        fail(f"{directory} is so small that it is decoded once and kept; make at least 6,000 photographs")
+    return directory
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path, metavar="PHOTOS", help="what scripts/photographs.py made")
+    parser.add_argument("--torch-python", metavar="PYTHON", help="a Python that has torch and torchvision")
+    parser.add_argument("--prepared", metavar="DIR", help="the sets are DIR-raw and DIR-jpeg; by default PHOTOS-...")
+    parser.add_argument("--json", type=Path, default=Path("throughput.json"), help="where all figures go")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what is measured")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--files", type=int, default=300, help="prepared in a turn")
+    parser.add_argument("--seconds", type=float, default=6, help="that a turn of reading lasts at least")
+    parser.add_argument("--batches", type=int, default=2000, help="over which memory is watched")
+    parser.add_argument("--workers", type=int, default=0, help="of our pipeline, 0 for threads")
+    options = parser.parse_args()
+    if not (options.photos / "folder" / "train").is_dir():
+        fail(f"{options.photos} has no folder/train; make it with python scripts/photographs.py {options.photos}")
+    if options.rounds < 1 or options.files < 1 or options.batches < 400:
+        fail("--rounds and --files are at least 1, --batches at least 400")
+
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    processors = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+                  if line.startswith("model name")]  # fmt: skip
+    about: dict[str, Any] = {"processor": (processors or [platform.machine()])[0]}
+    versions: dict[str, dict[str, str]] = {}
+    for part, play in PARTS.items():
+        if part in options.parts:
+            match = play(options, cores)
+            for name, reason in match.skipped.items():
+                print(f"{name}: skipped, {reason}")
+            about[part] = {"turns": match.answers, "skipped": match.skipped}
+            versions |= match.versions
+    about |= {"cores": len(cores), "versions": list(versions.values())}
+    options.json.write_text(json.dumps(about, indent=1) + "\n")
+    said = [", ".join(f"{name} {version}" for name, version in of.items()) for of in versions.values()]
+    print(f"\n{about['processor']}, {len(cores)} cores; rounds: {options.rounds}; {'; beside it '.join(said)}.")
+
+
+PARTS = {"preparing": preparing, "reading": reading, "memory": remembering}
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--contestant"]:
+        serve(*sys.argv[2:])
+    else:
+        main()
