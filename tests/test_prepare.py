@@ -262,6 +262,22 @@ def test_a_worker_that_lost_its_parent_stops(folder: Path, tmp_path: Path, monke
     assert [path.name for path in tmp_path.rglob("*")] == ["unfinished"]
 
 
+def test_a_full_disk_is_named_and_nothing_is_lost(
+    folder: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(writing.ArrayRecordWriter):  # type: ignore[misc]
+        def write(self, record: bytes) -> None:
+            raise RuntimeError("write() failed: No space left on device; writing somewhere")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writing, "ArrayRecordWriter", Full)
+        refused = prepare(folder, tmp_path / "set", *SMALL).refused
+    assert "train-00000-of-00004.array_record cannot be written: write() failed: No space left on device;" in refused
+    assert "the same command goes on" in refused
+    assert prepare(folder, tmp_path / "set", *SMALL).code == 0
+    assert contents(tmp_path / "set") == contents(made)
+
+
 # --- pictures that cannot be read
 
 
@@ -298,6 +314,22 @@ def test_pictures_that_cannot_be_read_are_listed_with_their_reason(broken: Path,
         assert word in reason
     assert Records(directory).examples(TRAIN) == TRAINING
     assert run_command("prepare", "--verify", directory).code == 0
+
+
+def test_shards_and_splits_without_a_readable_picture(folder: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(folder, source)
+    for path in sorted((source / "train").rglob("*.JPEG"))[4:]:
+        path.write_bytes(b"")
+    one_a_shard = ("--size", 16, "--shards", 36, "--max-rejected", 1)
+    assert prepare(source, tmp_path / "set", *one_a_shard).code == 0
+    records = Records(tmp_path / "set")
+    assert records.examples(TRAIN) == len(set(names_in(tmp_path / "set", TRAIN))) == 4
+    assert len(records.meta["splits"][TRAIN]["shards"]) == 36
+    assert run_command("prepare", "--verify", tmp_path / "set").code == 0
+    for path in (source / "val").rglob("*.JPEG"):
+        path.write_bytes(b"")
+    assert "no validation picture can be read" in prepare(source, tmp_path / "other", *one_a_shard).refused
 
 
 def test_pictures_of_every_kind_come_out_right(tmp_path: Path) -> None:

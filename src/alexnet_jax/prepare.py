@@ -185,7 +185,7 @@ def claimed(dst: Path, options: Options) -> Iterator[Path]:
         try:
             yield unfinished
         except BadInput:
-            if not begun and not list(unfinished.glob("*.npz")):
+            if not begun and "pictures" not in read_plan(unfinished):
                 shutil.rmtree(dst if made else unfinished)
             raise
         except KeyboardInterrupt:
@@ -298,6 +298,9 @@ def check_rejected(dst: Path, parts: dict[str, list[Part]], pictures: int, most:
             f"{len(rows):,} of {pictures:,} pictures cannot be read, more than --max-rejected {most:g} allows; "
             f"{dst}/rejected.tsv lists them; to go on without them repeat the command with a larger --max-rejected"
         )
+    for split, group in parts.items():
+        if not any(sum(part.per_class) for part in group):
+            raise BadInput(f"no {split} picture can be read; {dst}/rejected.tsv says why")
     if rows:
         print(f"{len(rows):,} of {pictures:,} pictures could not be read and were left out: {dst}/rejected.tsv")
 

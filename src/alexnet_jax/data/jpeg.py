@@ -83,6 +83,7 @@ def _upright(data: bytes) -> bool:
         return False
 
 
+@lru_cache(1024)
 def _corner(end: int, step: float) -> int:
     """A pixel before `end`, as near as may be, that begins at a whole one (to a fiftieth) of those scaled by `step`.
 

@@ -42,7 +42,10 @@ def _let_workers_start() -> None:
 def validation_batches(records: Records, size: int, rows: slice) -> Iterator[Batch]:
     """Every validation example once, in order; "weight" is 1, and 0 for what pads the last batch to `size`."""
     examples = records.examples(VALIDATION)
-    for start in range(0, examples, size):
+
+    def batch(start: int) -> Batch:
         indices = np.arange(start, start + size)[rows]
-        batch = records.gather(VALIDATION, np.minimum(indices, examples - 1))
-        yield batch | {"weight": (indices < examples).astype(np.float32)}
+        gathered = records.gather(VALIDATION, np.minimum(indices, examples - 1))
+        return gathered | {"weight": (indices < examples).astype(np.float32)}
+
+    return iter(grain.MapDataset.range(0, examples, size).map(batch).to_iter_dataset(_READ_AHEAD))

@@ -132,21 +132,21 @@ class Records:
 
     def _read(self, split: str, indices: np.ndarray) -> dict[str, np.ndarray]:
         images = np.empty((len(indices), *self.image_shape), np.uint8)
-        encoding: Encoding = self.meta["encoding"]
+        source, encoding = self._sources[split], self.meta["encoding"]
 
-        def place(example: dict[str, Any], image_HWC: np.ndarray) -> None:
-            decode_into(image_HWC, example["image"], encoding)
+        def place(index: int, image_HWC: np.ndarray) -> int:
+            try:
+                example = msgpack.unpackb(source[index])
+                decode_into(image_HWC, example["image"], encoding)
+            except (OSError, RuntimeError, ValueError) as error:  # what ArrayRecord, msgpack and the decoders raise
+                raise BadInput(
+                    f"record {index} of {self.directory}/{split}-* cannot be read: {error}; "
+                    f"python -m alexnet_jax.prepare --verify {self.directory} says what else is damaged"
+                ) from error
+            return example["label"]
 
-        try:
-            records = self._sources[split].__getitems__([int(index) for index in indices])
-            examples = [msgpack.unpackb(record) for record in records]
-            list(self._threads.map(place, examples, images))
-        except (OSError, RuntimeError, ValueError) as error:  # what ArrayRecord, msgpack and the decoders raise
-            raise BadInput(
-                f"a record of {self.directory}/{split}-* cannot be read ({error}); "
-                f"python -m alexnet_jax.prepare --verify {self.directory} says which"
-            ) from error
-        return {"image": images, "label": np.array([example["label"] for example in examples], np.int32)}
+        labels = list(self._threads.map(place, indices.tolist(), images))
+        return {"image": images, "label": np.array(labels, np.int32)}
 
 
 def _unfinished(directory: Path) -> str:

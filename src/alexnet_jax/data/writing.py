@@ -159,8 +159,9 @@ def write_shard(path: Path, wanted: Sequence[sources.Picture], how: How, seen: C
                     shard.add(image_HWC, picture.label, picture.name)
             made = shard.close(rejected)
         replace(made, file=path.name).save(part_of(path))
-    except RuntimeError as error:  # ArrayRecord's, of a full disk
-        raise BadInput(f"{path} cannot be written: {error}") from error
+    except (OSError, RuntimeError) as error:  # of a full disk, say; the second is ArrayRecord's
+        reason = " ".join(str(error).split(";")[0].split())
+        raise BadInput(f"{path} cannot be written: {reason}; when this is mended, the same command goes on") from error
 
 
 @contextlib.contextmanager
