@@ -153,8 +153,8 @@ def write_shard(path: Path, wanted: Sequence[sources.Picture], how: How, seen: C
                 seen()
                 try:
                     image_HWC = image(sources.read(picture))
-                except pictures.Unreadable as reason:
-                    rejected.append((picture.name, str(reason)))
+                except pictures.Unreadable as error:
+                    rejected.append((picture.name, str(error)))
                 else:
                     shard.add(image_HWC, picture.label, picture.name)
             made = shard.close(rejected)
