@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import importlib.util
 import json
 import shutil
 import struct
@@ -395,6 +396,14 @@ def test_verify_counts(made: Path, tmp_path: Path) -> None:
     meta["checksum"] = writing.checksum(meta)
     (copy / "meta.json").write_text(json.dumps(meta))
     assert "holds 12 train records of 'ant', meta.json says 11" in run_command("prepare", "--verify", copy).refused
+
+
+def test_pictures_without_opencv_are_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "cv2" else there(name))
+    refused = prepare(folder, tmp_path / "set", *SMALL).refused
+    assert "pip install 'alexnet-jax[pictures]'" in refused
+    assert not (tmp_path / "set").exists()
 
 
 # --- arrays of pixels

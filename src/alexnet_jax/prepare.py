@@ -38,18 +38,17 @@ MOST_SHARDS = 900
 
 @dataclass(frozen=True)
 class Options:
-    """Makes the data directory DST of the pictures in SRC, which is one of these:
+    """Makes the data directory DST of the pictures in SRC.
 
-    a folder of train/CLASS/ and val/CLASS/, or of CLASS/ alone; the ILSVRC-2010 or 2012 tars with their development
-    kit; Parquet files as on Hugging Face; IDX files (MNIST, Fashion-MNIST, EMNIST); CIFAR-10 or CIFAR-100.
-
+    SRC is a folder of train/CLASS/ and val/CLASS/, or of CLASS/ alone; the ILSVRC-2010 or 2012 tars with their
+    development kit; Parquet files as on Hugging Face; IDX files (MNIST, Fashion-MNIST, EMNIST); CIFAR-10 or CIFAR-100.
     Pictures become RGB, their shorter side 256, and the central 256x256 of them is stored (section 2); IDX and CIFAR
     keep their size. What was interrupted goes on with the same command, to the same bytes.
     """
 
-    src: tyro.conf.Positional[Path | None] = None
+    src: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="SRC")] = None
     """directory or archive of pictures"""
-    dst: tyro.conf.Positional[Path | None] = None
+    dst: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="DST")] = None
     """data directory to make"""
     kind: Annotated[sources.Kind | None, tyro.conf.arg(name="from")] = None
     """what SRC is, where it is not recognised"""
