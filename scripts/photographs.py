@@ -24,7 +24,6 @@ import io
 import multiprocessing
 import os
 import shutil
-import sys
 import tarfile
 import time
 from collections.abc import Iterator
@@ -198,11 +197,11 @@ def main() -> None:
     options = parser.parse_args()
     dst, pictures, classes = options.dst, options.pictures, options.classes
     if dst.exists():
-        sys.exit(f"error: {dst} exists already; give another directory or remove that one")
+        parser.error(f"{dst} exists already; give another directory or remove that one")
     if classes < 2 or pictures < 20 * classes:
-        sys.exit(f"error: --pictures {pictures} --classes {classes}: give 2 classes or more, and 20 pictures for each")
+        parser.error(f"--pictures {pictures} --classes {classes}: give 2 classes or more, and 20 pictures for each")
     if options.workers < 1 or not 0 <= options.subsampled <= 1:
-        sys.exit("error: --workers is at least 1, and --subsampled a fraction from 0 to 1")
+        parser.error("--workers is at least 1, and --subsampled a fraction from 0 to 1")
 
     began = time.perf_counter()
     incomplete = dst.with_name(dst.name + ".incomplete")

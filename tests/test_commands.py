@@ -32,7 +32,8 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def without_times(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in lines]
+    times = ("images_per_second", "data_wait")
+    return [{name: value for name, value in line.items() if name not in times} for line in lines]
 
 
 def assert_same_parameters(a: Path, b: Path) -> None:
@@ -57,8 +58,9 @@ def test_a_run_leaves_what_it_promises(whole: tuple[Path, Ended], tiny: Config) 
     assert [line["step"] for line in training] == [4, 8, 12, 16]
     assert [line["step"] for line in validation] == [6, 11, 17], "the steps that end an epoch of 44 pictures"
     assert set(training[0]) == {
-        "step", "epoch", "train/loss", "train/top1_error", "learning_rate", "images_per_second",
+        "step", "epoch", "train/loss", "train/top1_error", "learning_rate", "images_per_second", "data_wait",
     }  # fmt: skip
+    assert all(0 <= line["data_wait"] <= 1 for line in training)
     assert training[0]["epoch"] == pytest.approx(32 / 44)
     assert set(validation[0]) == {"step", "epoch", "validation/loss", "validation/top1_error", "validation/top5_error"}
     errors = [line[name] for line in validation for name in line if name.endswith("_error")]

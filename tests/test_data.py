@@ -178,7 +178,7 @@ from alexnet_jax.networks import columns
 class Watched(Records):
     read = []
     def gather(self, split, indices):
-        self.read.append(len(indices))
+        self.read.append(len(indices))  # and none at all, when a small set is decoded
         return super().gather(split, indices)
 
 mesh = make_mesh(2, 2)
@@ -193,7 +193,7 @@ for _ in range(3):
     batch = columns.shard_batch(next(batches), mesh, 8)
     whole = jax.jit(lambda x: x, out_shardings=jax.NamedSharding(mesh, jax.P()))(total(batch["image"]))
     sums.append(whole.addressable_data(0).tolist())
-print(json.dumps({"rows": [rows.start, rows.stop], "read": sorted(set(Watched.read)), "sums": sums}))
+print(json.dumps({"rows": [rows.start, rows.stop], "read": sorted(set(Watched.read) - {0}), "sums": sums}))
 """
 
 

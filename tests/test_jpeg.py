@@ -63,11 +63,23 @@ def test_agrees_with_pillow(size: tuple[int, int], least: float, square: Any) ->
         assert agreement(data, shape, square) > least
 
 
-@pytest.mark.parametrize("size", [(300, 255), (255, 300), (200, 150), (120, 400), (79, 100), (17, 9), (1, 1)])
+@pytest.mark.parametrize("size", [(300, 255), (255, 300), (200, 150), (120, 400), (79, 100), (25, 17), (900, 17)])
 def test_enlarges_like_pillow(size: tuple[int, int]) -> None:
     """OpenCV's cubic is sharper than Pillow's (a = -0.75, not -0.5), as it was in 2013's make-data.py."""
     for square in ("crop", "warp"):
         assert agreement(jpeg(scene(*size)), SHAPE, square) > 40
+
+
+@pytest.mark.parametrize("side", [64, 256, 512])
+def test_tiny_pictures_are_left_to_pillow_or_come_out_whole(side: int) -> None:
+    """Every shorter side, and longer ones of all proportions."""
+    rng, left = np.random.default_rng(side), set()
+    for short in range(1, 41):
+        for long in (short, *rng.integers(short, 50 * short + 50, 4).tolist()):
+            made = fast(jpeg(scene(short, long)), (side, side, 3), "crop")
+            assert made is None or made.shape == (side, side, 3)
+            left |= {short} if made is None else set()
+    assert left == {short for short in range(1, 41) if short * 16 < side}
 
 
 def test_products_are_those_of_whole_numbers() -> None:

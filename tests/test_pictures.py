@@ -405,14 +405,23 @@ def test_reasons_stand_without_a_path(save: Save) -> None:
     assert reason(b"P6 5 \n\t\x07\x7f 5\n255\n").startswith("cannot be read: ")
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RecursionError("too\ndeep"), OSError(5, "bad\tsector", "/a/path")])
+@pytest.mark.parametrize("error", [RecursionError("too\ndeep"), OSError(5, "bad\tsector", "/a/path")])
 def test_whatever_a_decoder_raises_is_a_reason(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def load(self: Image.Image) -> None:
         raise error
 
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
-    words = {"MemoryError": "MemoryError", "RecursionError": "too deep", "OSError": "bad sector"}
+    words = {"RecursionError": "too deep", "OSError": "bad sector"}
     assert reason(encoded("PNG", noise(4, 4))) == f"cannot be read: {words[type(error).__name__]}"
+
+
+def test_a_want_of_memory_is_no_fault_of_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(self: Image.Image) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
+    with pytest.raises(MemoryError):
+        pictures.picture(encoded("PNG", noise(4, 4)), (4, 4, 3), "crop")
 
 
 def test_no_address_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,12 @@
 
 import fcntl
 import hashlib
-import importlib.util
 import json
 import shutil
 import struct
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from conftest import run_command
 from PIL import Image
 
-from alexnet_jax.data import pictures, sources, workers, writing
+from alexnet_jax.data import pictures, sources, writing
 from alexnet_jax.data.records import TRAIN, VALIDATION, Records
 
 CLASSES = ["ant", "bee", "cat"]
@@ -117,10 +119,10 @@ def test_encodings_differ_in_what_they_lose(folder: Path, made: Path, tmp_path: 
 
 
 def test_the_pictures_become_what_is_asked_for(folder: Path, tmp_path: Path) -> None:
-    assert prepare(folder, tmp_path / "set", "--size", 24, "--square", "warp", "--classes", "a", "b", "c").code == 0
+    assert prepare(folder, tmp_path / "set", "--size", 24, "--square", "warp", "--classes", "a", "[/b]", "c").code == 0
     records = Records(tmp_path / "set")
     assert records.image_shape == (24, 24, 3)
-    assert records.classes == ["a", "b", "c"]
+    assert records.classes == ["a", "[/b]", "c"]
     name = names_in(tmp_path / "set", TRAIN)[0]
     expected = pictures.picture((folder / "train" / name).read_bytes(), (24, 24, 3), "warp")
     image = records.gather(TRAIN, np.arange(1))["image"][0]
@@ -237,7 +239,10 @@ def test_a_directory_that_was_begun_otherwise_is_refused(
         patch.setattr(sources, "read", dying(sources.read, 20))
         with pytest.raises(Died):
             prepare(source, directory, *SMALL)
-    assert "was begun with --size 16, not 17" in prepare(source, directory, "--size", 17, "--shards", 4).refused
+    assert (
+        "was begun with --size 16, now it is with --size 17; give the same"
+        in prepare(source, directory, "--size", 17, "--shards", 4).refused
+    )
     with (directory / "unfinished" / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert "another prepare is at work in" in prepare(source, directory, *SMALL).refused
@@ -245,22 +250,87 @@ def test_a_directory_that_was_begun_otherwise_is_refused(
     assert "holds other pictures than when" in prepare(source, directory, *SMALL).refused
     (source / "train" / "ant" / "new.JPEG").rename(source / "train" / "ant" / "train_000.JPEG")
     assert prepare(source, directory, *SMALL).code == 0
-    assert "exists already, prepared otherwise" in prepare(source, directory, "--size", 17).refused
+    assert (
+        "was prepared with --size 16, now it is with --size 17"
+        in prepare(source, directory, "--size", 17, "--shards", 4).refused
+    )
 
 
-def test_a_worker_that_lost_its_parent_stops(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Orphan:
-        def is_alive(self) -> bool:
-            return False
+def interrupted(source: Path, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All shards of the directory are there, and nothing says that it is whole."""
+    with monkeypatch.context() as patch:
+        patch.setattr(writing, "complete", dying(print, 0))
+        with pytest.raises(Died):
+            prepare(source, directory, *SMALL)
+    assert not (directory / "meta.json").exists()
 
-    monkeypatch.setattr(workers.multiprocessing, "parent_process", Orphan)
-    monkeypatch.setattr(workers, "_stop", workers.multiprocessing.Event())
-    found = sources.find(folder, None, tmp_path / "unpacked", None, 0)
-    (tmp_path / "unfinished").mkdir()
-    how = writing.How((16, 16, 3), "crop", "jpeg", None, tuple(CLASSES))
-    with pytest.raises(workers.Stopped):
-        workers._write(workers.Task(TRAIN, tmp_path / "shard", found.splits[TRAIN]), how)
-    assert [path.name for path in tmp_path.rglob("*")] == ["unfinished"]
+
+def test_what_a_power_cut_took_is_written_again(
+    folder: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "set"
+    interrupted(folder, directory, monkeypatch)
+    shards = sorted(directory.glob("*.array_record"))
+    parts = sorted((directory / "unfinished").glob("*.npz"))
+    shards[0].unlink()
+    shards[1].write_bytes(shards[1].read_bytes()[:-1])
+    parts[2].write_bytes(b"")
+    (directory / "unfinished" / f"{shards[3].name}.12345").write_bytes(b"what a killed run was writing")
+    assert prepare(folder, directory, *SMALL).code == 0
+    assert contents(directory) == contents(made)
+
+
+def test_a_directory_of_somebody_else_is_not_touched(folder: Path, tmp_path: Path) -> None:
+    for place in ("unfinished/thesis.txt", "meta.json", "notes.txt"):
+        precious = tmp_path / place.replace("/", "_") / place
+        precious.parent.mkdir(parents=True)
+        precious.write_text("{}")
+        refused = prepare(folder, tmp_path / place.replace("/", "_"), *SMALL).refused
+        assert "exists already" in refused or "meta.json is not the one" in refused
+        assert precious.read_text() == "{}"
+
+
+def test_another_source_is_not_mixed_in(
+    folder: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(folder, tmp_path / "copy")
+    interrupted(folder, tmp_path / "set", monkeypatch)
+    refused = prepare(tmp_path / "copy", tmp_path / "set", *SMALL).refused
+    assert f"was begun with SRC {folder}, now it is with SRC {tmp_path}/copy" in refused
+    assert f"was prepared with SRC {folder}, now" in prepare(tmp_path / "copy", made, *SMALL).refused
+
+
+PARENT = """
+import multiprocessing, os, time
+from concurrent.futures import ProcessPoolExecutor
+from alexnet_jax.data import workers
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    shared = context.Value("Q", 0), context.Event()
+    pool = ProcessPoolExecutor(2, context, workers._begin, shared)
+    futures = [pool.submit(os.getpid) for _ in range(2)] + [pool.submit(time.sleep, 60)]
+    futures[0].result()
+    print(*pool._processes, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks for processes in /proc")
+def test_workers_die_with_their_parent(tmp_path: Path) -> None:
+    """Those that wait for a task and those at work."""
+    (tmp_path / "parent.py").write_text(PARENT)
+    parent = subprocess.Popen([sys.executable, str(tmp_path / "parent.py")], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    children = [Path("/proc") / number for number in parent.stdout.readline().split()]
+    assert len(children) == 2
+    assert all(child.exists() for child in children)
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 20
+    while any(child.exists() and "zombie" not in (child / "status").read_text() for child in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_a_full_disk_is_named_and_nothing_is_lost(
@@ -315,6 +385,17 @@ def test_pictures_that_cannot_be_read_are_listed_with_their_reason(broken: Path,
         assert word in reason
     assert Records(directory).examples(TRAIN) == TRAINING
     assert run_command("prepare", "--verify", directory).code == 0
+
+
+def test_what_has_been_mended_is_taken(broken: Path, folder: Path, made: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "set"
+    assert "4 of 46 pictures cannot be read" in prepare(broken, directory, *SMALL).refused
+    good = (folder / "train" / "bee" / "train_001.JPEG").read_bytes()
+    for name in ("train/ant/empty.jpg", "train/ant/cut.jpg", "train/ant/page.jpg"):
+        (broken / name).write_bytes(good)
+    done = prepare(broken, directory, *SMALL, "--max-rejected", 0.03)
+    assert "1 of 46 pictures could not be read" in done.out
+    assert Records(directory).examples(TRAIN) == TRAINING + 3
 
 
 def test_shards_and_splits_without_a_readable_picture(folder: Path, tmp_path: Path) -> None:
@@ -399,8 +480,7 @@ def test_verify_counts(made: Path, tmp_path: Path) -> None:
 
 
 def test_pictures_without_opencv_are_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    there = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "cv2" else there(name))
+    monkeypatch.setitem(sys.modules, "cv2", None)
     refused = prepare(folder, tmp_path / "set", *SMALL).refused
     assert "pip install 'alexnet-jax[pictures]'" in refused
     assert not (tmp_path / "set").exists()
@@ -459,7 +539,7 @@ def test_bad_input_is_answered_with_one_sentence(folder: Path, tmp_path: Path) -
     assert "give SRC and DST" in refused()
     assert "give SRC and DST" in refused(folder)
     assert "there is no" in refused(tmp_path / "nothing", dst)
-    assert "--shards is 2000; give at most 900" in refused(folder, dst, "--shards", 2000)
+    assert "--shards is 2000; give at least 1 and at most 900" in refused(folder, dst, "--shards", 2000)
     assert "--size is 0; give at least 1" in refused(folder, dst, "--size", 0)
     assert "--max-rejected is 2.0" in refused(folder, dst, "--max-rejected", 2)
     assert "--classes gives 2 names" in refused(folder, dst, "--classes", "a", "b")

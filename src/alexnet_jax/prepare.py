@@ -9,9 +9,9 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -21,12 +21,14 @@ import numpy as np
 import tyro
 from rich import progress
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from alexnet_jax import command_line
 from alexnet_jax.config import BadInput
 from alexnet_jax.data import sources, verify, workers, writing
 from alexnet_jax.data.augment import Statistics
+from alexnet_jax.data.pictures import Unreadable
 from alexnet_jax.data.records import TRAIN, UNFINISHED, VALIDATION, Encoding, Records, read_first
 from alexnet_jax.data.sheet import PICTURES, sheet
 from alexnet_jax.data.writing import How, Part, part_of, shard_name
@@ -34,6 +36,8 @@ from alexnet_jax.data.writing import How, Part, part_of, shard_name
 SIZE = 256  # section 2
 # A reader keeps every shard open, and many systems allow a process no more than 1024 files.
 MOST_SHARDS = 900
+MOST_SIZE = 4096
+PLAN = "plan.json"
 
 
 @dataclass(frozen=True)
@@ -84,18 +88,25 @@ def parse_options() -> Options:
         return options
     if options.src is None or options.dst is None:
         raise BadInput("give SRC and DST: python -m alexnet_jax.prepare SRC DST; see --help")
-    for name in ("size", "shards", "workers"):
+    for name, most in (("size", MOST_SIZE), ("shards", MOST_SHARDS), ("workers", None)):
         value = getattr(options, name)
-        if value is not None and value < 1:
-            raise BadInput(f"--{name} is {value}; give at least 1")
-    if options.shards and options.shards > MOST_SHARDS:
-        raise BadInput(f"--shards is {options.shards}; give at most {MOST_SHARDS}, as a run keeps all of them open")
+        if value is not None and (value < 1 or (most and value > most)):
+            raise BadInput(f"--{name} is {value}; give at least 1{f' and at most {most}' if most else ''}")
     if not 0 <= options.max_rejected <= 1:
         raise BadInput(f"--max-rejected is {options.max_rejected}; it is a share, from 0 to 1")
     if not 0 <= options.seed < 2**32:
         raise BadInput(f"--seed is {options.seed}; it is at least 0 and less than 2^32")
-    if options.dst.absolute().is_relative_to(options.src.absolute()):
+    if len(set(options.classes)) < len(options.classes) or "" in options.classes:
+        raise BadInput("--classes gives a name twice, or an empty one; give each class a name of its own")
+    src, dst = options.src.resolve(), options.dst.resolve()
+    if dst.is_relative_to(src):
         raise BadInput(f"{options.dst} lies in {options.src}, which is read; give a DST outside of it")
+    if not str(dst).isprintable():
+        raise BadInput(f"the name of {options.dst} has characters that do not print; give another DST")
+    if options.dst.is_symlink() and not options.dst.exists():
+        raise BadInput(
+            f"{options.dst} is a link to a place that is not there; make that directory, or give another DST"
+        )
     return options
 
 
@@ -106,85 +117,96 @@ def prepare() -> None:
         return
     jax.config.update("jax_platforms", "cpu")  # the contact sheet needs no accelerator
     src, dst = cast(Path, options.src), cast(Path, options.dst)
-    if is_whole_already(dst, options):
-        print(f"{dst} is whole already; nothing is left to do.")
-        return
     with claimed(dst, options) as unfinished:
-        # What there is.
-        source = sources.find(src, options.kind, unfinished / "unpacked", options.validation_fraction, options.seed)
-        how = how_to_store(source, options)
+        if not (dst / "meta.json").exists():
+            make(src, dst, options)
+            summarise(Records(dst))
+        else:
+            check_same(dst, Records(dst).meta["prepared"], asked(options), "prepared")
+            print(f"{dst} is whole already; nothing is left to do.")
+        shutil.rmtree(unfinished, ignore_errors=True)
 
-        # One shard after the other.
-        tasks = plan(source, dst, options)
-        pictures = sum(len(task.pictures) for task in tasks)
-        missing = [task for task in tasks if not part_of(task.path).exists()]
-        done = pictures - sum(len(task.pictures) for task in missing)
-        print(f"{src}: {pictures:,} pictures of {len(source.classes)} classes ({source.kind})", flush=True)
-        with bar(pictures, done) as advance:
-            workers.write_shards(missing, how, options.workers, advance)
 
-        # The whole.
-        parts = {
-            split: [Part.load(part_of(task.path)) for task in tasks if task.split == split] for split in source.splits
-        }
-        check_rejected(dst, parts, pictures, options.max_rejected)
-        write_classes(dst, parts, how.classes)
-        found = writing.measured(parts[TRAIN])
-        draw_sheet(dst, parts, how, Statistics(*(array.astype(np.float32) for array in found)), options.seed)
-        about = {"source": str(src), "prepared": settings(options), "encoding": how.encoding, "classes": how.classes}
-        writing.complete(dst, parts, found, ("classes.tsv", "rejected.tsv", "sheet.png"), about)
-    shutil.rmtree(unfinished)
-    summarise(Records(dst), parts)
+def make(src: Path, dst: Path, options: Options) -> None:
+    """Makes DST whole, from wherever it was left."""
+    # What there is.
+    unpacked = dst / UNFINISHED / "unpacked"
+    source = sources.find(src, options.kind, unpacked, options.validation_fraction, options.seed)
+    how = how_to_store(source, options)
+
+    # One shard after the other.
+    tasks = plan(source, dst, options)
+    missing = [task for task in tasks if is_missing(task, how)]
+    pictures = sum(len(task.pictures) for task in tasks)
+    print(f"{src}: {pictures:,} pictures of {len(source.classes)} classes ({source.kind})", flush=True)
+    with bar(pictures, pictures - sum(len(task.pictures) for task in missing)) as advance:
+        workers.write_shards(missing, how, options.workers, advance)
+
+    # The whole.
+    parts = {split: [Part.load(part_of(task.path)) for task in tasks if task.split == split] for split in source.splits}
+    check_rejected(dst, parts, pictures, options.max_rejected)
+    write_classes(dst, parts, how.classes)
+    found = writing.measured(parts[TRAIN])
+    draw_sheet(dst, parts, how, Statistics(*(array.astype(np.float32) for array in found)), options.seed)
+    about = {
+        "source": str(src.absolute()), "prepared": asked(options), "encoding": how.encoding, "classes": how.classes
+    }  # fmt: skip
+    writing.complete(dst, parts, found, ("classes.tsv", "rejected.tsv", "sheet.png"), about)
 
 
 # --------------------------------------------------------------------------------------------------- the directory
 
 
-def settings(options: Options) -> dict[str, Any]:
-    """The options that decide what the bytes of DST are, as JSON has them."""
-    names = ("kind", "size", "square", "rgb", "encoding", "classes", "validation_fraction", "seed", "shards")
-    values = {name: getattr(options, name) for name in names}
-    return values | {"classes": list(options.classes)}
+def asked(options: Options) -> dict[str, Any]:
+    """The options that decide what the bytes of DST are, by their names on the command line, as JSON has them."""
+    return {
+        "SRC": str(cast(Path, options.src).absolute()),
+        "--from": options.kind,
+        "--size": options.size,
+        "--square": options.square,
+        "--rgb": options.rgb,
+        "--encoding": options.encoding,
+        "--classes": list(options.classes),
+        "--validation-fraction": options.validation_fraction,
+        "--seed": options.seed,
+        "--shards": options.shards,
+    }
 
 
-def is_whole_already(dst: Path, options: Options) -> bool:
-    """Whether DST is what this command makes. Raises BadInput where it is something else."""
-    if not (dst / "meta.json").exists():
-        if dst.exists() and not (dst / UNFINISHED).is_dir() and (not dst.is_dir() or any(dst.iterdir())):
-            raise BadInput(f"{dst} exists already; give another directory or remove that one")
-        return False
-    if Records(dst).meta.get("prepared") != settings(options):
-        raise BadInput(f"{dst} exists already, prepared otherwise; give another directory or remove that one")
-    shutil.rmtree(dst / UNFINISHED, ignore_errors=True)
-    return True
+def check_same(dst: Path, before: dict[str, Any], now: dict[str, Any], done: str) -> None:
+    """Raises BadInput where DST was begun or prepared with other options."""
+    for name, value in now.items():
+        there = before[name]
+        if there != value:
+            told = f"without {name}" if there in (None, [], False) else f"with {name} {there}"
+            here = f"without {name}" if value in (None, [], False) else f"with {name} {value}"
+            raise BadInput(f"{dst} was {done} {told}, now it is {here}; give the same, or another directory")
 
 
 @contextmanager
 def claimed(dst: Path, options: Options) -> Iterator[Path]:
     """DST/unfinished, for this process alone; what refused input leaves of a new one is removed.
 
-    Raises BadInput where another process is at work there, or where it was begun with other options.
+    Raises BadInput where DST is something else, where another process is at work there, or where it was begun with
+    other options.
     """
     unfinished = dst / UNFINISHED
-    begun, made = unfinished.is_dir(), not dst.exists()
+    made, begun = not dst.exists(), is_begun(dst)
     unfinished.mkdir(parents=True, exist_ok=True)
     with (unfinished / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BadInput(f"another prepare is at work in {dst}; wait for its end") from None
-        before = read_plan(unfinished).get("settings", settings(options))
-        for name, value in settings(options).items():
-            if before[name] != value:
-                raise BadInput(
-                    f"{dst} was begun with --{name.replace('_', '-')} {before[name]}, not {value}; "
-                    f"give the same, or another directory"
-                )
-        write_plan(unfinished, {"command": shlex.join(sys.argv[1:]), "settings": settings(options)})
+        check_same(dst, read_plan(unfinished).get("asked", asked(options)), asked(options), "begun")
+        for path in unfinished.iterdir():  # what a killed run was writing
+            if path.suffix != ".npz" and path.name not in ("lock", PLAN, "unpacked"):
+                path.unlink(missing_ok=True)
+        write_plan(unfinished, {"command": shlex.join(sys.argv[1:]), "asked": asked(options)})
         try:
             yield unfinished
         except BadInput:
-            if not begun and "pictures" not in read_plan(unfinished):
+            if (dst / "meta.json").exists() or (not begun and "pictures" not in read_plan(unfinished)):
                 shutil.rmtree(dst if made else unfinished)
             raise
         except KeyboardInterrupt:
@@ -192,14 +214,34 @@ def claimed(dst: Path, options: Options) -> Iterator[Path]:
             sys.exit(130)
 
 
+def is_begun(dst: Path) -> bool:
+    """Whether DST is whole or on its way. Raises BadInput where it is something else, which is not to be touched."""
+    if not dst.exists():
+        return False
+    if dst.is_dir():
+        unfinished = dst / UNFINISHED
+        if ((dst / "meta.json").exists() and "prepared" in Records(dst).meta) or read_plan(unfinished):
+            return True
+        # Where it was killed at its very beginning there is nothing yet but this.
+        others = {path.name for path in dst.iterdir()} - {UNFINISHED}
+        inside = unfinished.iterdir() if unfinished.is_dir() else ()
+        if not others and all(path.name == "lock" or path.name.startswith(PLAN) for path in inside):
+            return False
+    raise BadInput(f"{dst} exists already; give another directory or remove that one")
+
+
 def read_plan(unfinished: Path) -> dict[str, Any]:
-    path = unfinished / "plan.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    """plan.json: the command, the options, and the pictures once they are known; empty where there is none."""
+    try:
+        plan: dict[str, Any] = json.loads((unfinished / PLAN).read_text(encoding="utf-8"))
+        return plan if "asked" in plan else {}
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def write_plan(unfinished: Path, more: dict[str, Any]) -> None:
-    with writing.replacing(unfinished / "plan.json") as partial:
-        partial.write_text(json.dumps(read_plan(unfinished) | more))
+    with writing.replacing(unfinished / PLAN) as partial:
+        partial.write_text(json.dumps(read_plan(unfinished) | more), encoding="utf-8")
 
 
 # ------------------------------------------------------------------------------------------------------ what to do
@@ -215,8 +257,12 @@ def how_to_store(source: sources.Source, options: Options) -> How:
         )
     classes = options.classes or tuple(source.classes)
     if source.pixels is None:
-        if find_spec("cv2") is None:
-            raise BadInput("pictures are decoded with OpenCV, which is not there: pip install 'alexnet-jax[pictures]'")
+        if options.rgb:
+            raise BadInput(f"--rgb is for IDX files; the pictures of {options.src} are stored in colour anyway")
+        try:
+            import_module("cv2")
+        except ImportError as error:
+            raise BadInput(f"pictures need OpenCV ({error}): pip install 'alexnet-jax[pictures]'") from error
         size = options.size or SIZE
         return How((size, size, 3), options.square, options.encoding or "jpeg", None, classes)
     H, W, C = source.pixels
@@ -234,7 +280,7 @@ def plan(source: sources.Source, dst: Path, options: Options) -> list[workers.Ta
         if not pictures:
             raise BadInput(f"{options.src} has no {split} pictures")
         for picture in pictures:
-            digest.update(f"{picture.name}\0{picture.label}\n".encode(errors="surrogateescape"))
+            digest.update(f"{picture.name}\0{picture.label}\0{picture.length}\n".encode())
         count = len(pictures)
         if split == TRAIN:  # a shuffle that no version of a random generator can change
             pictures = sorted(pictures, key=lambda picture: _draw(options.seed, picture.name))
@@ -251,7 +297,21 @@ def plan(source: sources.Source, dst: Path, options: Options) -> list[workers.Ta
 
 
 def _draw(seed: int, name: str) -> bytes:
-    return hashlib.sha256(f"{seed}/{name}".encode(errors="surrogateescape")).digest()
+    return hashlib.sha256(f"{seed}/{name}".encode()).digest()
+
+
+def is_missing(task: workers.Task, how: How) -> bool:
+    """Whether a shard has to be written, or again: where a picture that could not be read has been mended since."""
+    part = writing.finished(task.path)
+    if part is None:
+        return True
+    image, refused = how.functions()[0], {name for name, _ in part.rejected}
+    for picture in task.pictures:
+        if picture.name in refused:
+            with suppress(Unreadable):
+                image(sources.read(picture))
+                return True
+    return False
 
 
 @contextmanager
@@ -291,11 +351,12 @@ def check_rejected(dst: Path, parts: dict[str, list[Part]], pictures: int, most:
         for name, reason in sorted(line for part in group for line in part.rejected)
     ]
     with writing.replacing(dst / "rejected.tsv") as partial:
-        partial.write_text("".join("\t".join(row) + "\n" for row in [("split", "name", "reason"), *rows]))
+        lines = ["\t".join(row) + "\n" for row in [("split", "name", "reason"), *rows]]
+        partial.write_text("".join(lines), encoding="utf-8")
     if len(rows) > most * pictures:
         raise BadInput(
             f"{len(rows):,} of {pictures:,} pictures cannot be read, more than --max-rejected {most:g} allows; "
-            f"{dst}/rejected.tsv lists them; to go on without them repeat the command with a larger --max-rejected"
+            f"{dst}/rejected.tsv lists them; mend them and repeat the command, or give a larger --max-rejected"
         )
     for split, group in parts.items():
         if not any(sum(part.per_class) for part in group):
@@ -311,7 +372,7 @@ def write_classes(dst: Path, parts: dict[str, list[Part]], classes: Sequence[str
         lines = ["\t".join(("label", "class", *counts))]
         for label, name in enumerate(classes):
             lines.append("\t".join((str(label), " ".join(name.split()), *(str(of[label]) for of in counts.values()))))
-        partial.write_text("\n".join(lines) + "\n")
+        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def draw_sheet(dst: Path, parts: dict[str, list[Part]], how: How, statistics: Statistics, seed: int) -> None:
@@ -323,12 +384,13 @@ def draw_sheet(dst: Path, parts: dict[str, list[Part]], how: How, statistics: St
         page.save(partial, "PNG")
 
 
-def summarise(records: Records, parts: dict[str, list[Part]]) -> None:
+def summarise(records: Records) -> None:
     """What was made, and how many pictures each class has."""
+    size = sum(file["bytes"] for file in records.meta["files"].values())
     print(
         f"{records.directory}: {records.examples(TRAIN):,} training and {records.examples(VALIDATION):,} validation "
         f"pictures of {'x'.join(map(str, records.image_shape))}, {len(records.classes)} classes, "
-        f"{sum(part.bytes for group in parts.values() for part in group) / 1e6:,.0f} MB ({records.meta['encoding']})"
+        f"{size / 1e6:,.0f} MB ({records.meta['encoding']})"
     )
     train, validation = (records.meta["splits"][split]["per_class"] for split in (TRAIN, VALIDATION))
     order = sorted(range(len(train)), key=lambda label: (train[label], label))
@@ -338,12 +400,14 @@ def summarise(records: Records, parts: dict[str, list[Part]]) -> None:
     for place, label in enumerate(sorted(shown) if shown == order else shown):
         if len(shown) < len(order) and place == 5:
             table.add_section()
-        table.add_row(str(label), records.classes[label], f"{train[label]:,}", f"{validation[label]:,}")
+        table.add_row(str(label), escape(records.classes[label]), f"{train[label]:,}", f"{validation[label]:,}")
     console = Console(highlight=False)
     console.print(table)
     empty = [name for name, count in zip(records.classes, train, strict=True) if not count]
     if empty:
-        console.print(f"{len(empty)} classes have no training picture, {empty[0]} is the first.", style="yellow")
+        console.print(
+            f"{len(empty)} classes have no training picture, {escape(empty[0])} is the first.", style="yellow"
+        )
     mean_C = np.asarray(records.statistics.mean_HWC).mean(axis=(0, 1))
     stdevs = ", ".join(f"{stdev:.1f}" for stdev in records.statistics.stdev_C)
     console.print(f"Mean colour {', '.join(f'{level:.1f}' for level in mean_C)}; standard deviations along the "
@@ -362,10 +426,10 @@ def verify_directory(directory: Path) -> None:
             counted[name] = per_class
     wrong += verify.check_counts(records, counted) if not wrong else []
     if wrong:
-        for sentence in wrong[1:20]:
+        for sentence in wrong[1:]:
             print(sentence)
         more = f" ({len(wrong) - 1} more faults, listed above)" if len(wrong) > 1 else ""
-        raise BadInput(f"{wrong[0]}{more}; prepare the data again")
+        raise BadInput(f"{wrong[0]}{more}; remove {directory} and prepare it again")
     count = sum(records.examples(split) for split in records.meta["splits"])
     print(f"{directory} is whole: {count:,} records in {len(names)} files are as they were written.")
 

@@ -18,13 +18,15 @@ cv2.setNumThreads(1)  # callers run one process or thread a core
 # How many times its final size a picture keeps at least when it is shrunk by a whole factor first. Of the sharpest
 # photographs, 1.5 keeps 39 dB against filtering them whole, and rings where there are none; 1.75 keeps 42 dB.
 _ENOUGH = 1.75
+# What a pixel may grow by: of a picture a few pixels wide the cut would be whole pixels off.
+_LEAST = 1 / 16
 
 
 def fast(data: bytes, shape: tuple[int, int, int], square: Literal["crop", "warp"]) -> np.ndarray | None:
     """uint8 [H, W, C] of a JPEG, as `pictures.picture` gives it: the two differ by 40 dB or more, mostly by 45 to 50.
 
-    None where that has to decide: of what is damaged, to be turned by its orientation, or too large, and of what is no
-    JPEG in colour or grey. Never raises.
+    None where that has to decide: of what is damaged, to be turned by its orientation, too large or tiny, and of what
+    is no JPEG in colour or grey.
     """
     H, W, C = shape
     try:
@@ -36,6 +38,8 @@ def fast(data: bytes, shape: tuple[int, int, int], square: Literal["crop", "warp
             left, top, right, bottom = pictures.middle((width, height), (W, H))
         # How many pixels become one: along the width, along the height.
         across, down = (right - left) / W, (bottom - top) / H
+        if min(across, down) < _LEAST:
+            return None
         factor = next((factor for factor in (8, 4, 2) if min(across, down) >= factor * _ENOUGH), 1)
         picture = simplejpeg.decode_jpeg(
             data,

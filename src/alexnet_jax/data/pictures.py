@@ -109,7 +109,7 @@ def picture(data: bytes, shape: tuple[int, int, int], square: Literal["crop", "w
         raise Unreadable(reason, "{path} is {reason}") from None
     except Image.DecompressionBombError:
         raise _bomb() from None
-    except Unreadable:
+    except (MemoryError, Unreadable):
         raise
     except Exception as error:  # whatever Pillow's many decoders make of a damaged file
         raise _damage(error) from error

@@ -26,7 +26,9 @@ def training_batches(
     order = order.shuffle() if reshuffle else order
     batches = order.repeat(None).batch(optim.batch).map(lambda indices: records.gather(TRAIN, indices[rows]))
     dataset = batches.slice(slice(first, None)).to_iter_dataset(_READ_AHEAD)
-    if workers:
+    if not workers:
+        records.gather(TRAIN, np.arange(0))  # a small set is decoded now, not by two threads at once
+    else:
         _let_workers_start()
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
     return iter(dataset)

@@ -1,7 +1,8 @@
 """The record format: one directory of ArrayRecord shards, and what was measured over its training pictures.
 
 DIR/meta.json                           format, image shape, encoding, class names, counts, colours, checksums
-DIR/mean.npy                            mean training picture, float32 [H, W, C], scale 0 to 255
+DIR/mean.npy                            mean training picture, float32 [H, W, C], scale 0 to 255 (mean and colours are
+                                        those of the pictures before they become JPEGs)
 DIR/train-00000-of-00016.array_record   records: msgpack {"image": its bytes, "label": its class, "name": its source}
 DIR/validation-00000-of-00001.array_record
 DIR/unfinished/                         only until it is whole (writing.py)
@@ -33,6 +34,8 @@ UNFINISHED = "unfinished"
 
 Encoding = Literal["jpeg", "png", "raw"]
 
+_AGAIN = "remove the directory and prepare it again"
+
 # A set that is no larger than this once decoded is decoded once and kept.
 _KEPT_BYTES = 1 << 30
 
@@ -61,18 +64,16 @@ class Records:
                 f"make one with python -m alexnet_jax.prepare SRC DST"
             ) from None
         except (ValueError, TypeError, KeyError):
-            raise BadInput(
-                f"{directory}/meta.json is not the one that alexnet_jax.prepare writes; prepare the data again"
-            ) from None
+            raise BadInput(f"{directory}/meta.json is not the one that alexnet_jax.prepare writes; {_AGAIN}") from None
         if version != FORMAT:
-            raise BadInput(f"{directory} is in format {version}, this version reads format {FORMAT}; prepare it again")
+            raise BadInput(f"{directory} is in format {version}, this version reads format {FORMAT}; {_AGAIN}")
         if self.meta["checksum"] != checksum(self.meta):
-            raise BadInput(f"{directory}/meta.json is damaged, its checksum is another; prepare the data again")
+            raise BadInput(f"{directory}/meta.json is damaged, its checksum is another; {_AGAIN}")
         for name, file in self.meta["files"].items():
             path = directory / name
             found = path.stat().st_size if path.exists() else 0
             if found != file["bytes"]:
-                raise BadInput(f"{path} has {found} bytes instead of {file['bytes']}; prepare the data again")
+                raise BadInput(f"{path} has {found} bytes instead of {file['bytes']}; {_AGAIN}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Records, (self.directory,)  # a data worker opens the files itself
@@ -116,7 +117,7 @@ class Records:
     def _kept(self) -> dict[str, dict[str, np.ndarray]]:
         for name, file in self.meta["files"].items():  # so small a set is checked in no time
             if sha256(self.directory / name) != file["sha256"]:
-                raise BadInput(f"{self.directory / name} is damaged, its checksum is another; prepare the data again")
+                raise BadInput(f"{self.directory / name} is damaged, its checksum is another; {_AGAIN}")
         return {split: self._read(split, np.arange(self.examples(split))) for split in self.meta["splits"]}
 
     @cached_property
@@ -128,7 +129,7 @@ class Records:
 
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(os.cpu_count(), "decode")  # decoding lets go of Python's lock
+        return ThreadPoolExecutor(cores(), "decode")  # decoding lets go of Python's lock
 
     def _read(self, split: str, indices: np.ndarray) -> dict[str, np.ndarray]:
         images = np.empty((len(indices), *self.image_shape), np.uint8)
@@ -147,6 +148,11 @@ class Records:
 
         labels = list(self._threads.map(place, indices.tolist(), images))
         return {"image": images, "label": np.array(labels, np.int32)}
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _unfinished(directory: Path) -> str:

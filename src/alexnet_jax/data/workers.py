@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 from alexnet_jax.config import BadInput
 from alexnet_jax.data import sources
+from alexnet_jax.data.records import cores
 from alexnet_jax.data.writing import How, write_shard
 
 
@@ -23,7 +25,7 @@ class Task(NamedTuple):
 
 
 class Stopped(Exception):
-    """The command that this worker belongs to has ended or is about to."""
+    """The command that this worker belongs to is about to end."""
 
 
 def write_shards(tasks: Sequence[Task], how: How, count: int | None, advance: Callable[[int], None]) -> None:
@@ -31,7 +33,7 @@ def write_shards(tasks: Sequence[Task], how: How, count: int | None, advance: Ca
 
     Raises what the first failing worker raises; KeyboardInterrupt ends all of them within a picture.
     """
-    count = min(count or len(os.sched_getaffinity(0)), len(tasks))
+    count = min(count or cores(), len(tasks))
     if count <= 1:
         for task in tasks:
             write_shard(task.path, task.pictures, how, lambda: advance(1))
@@ -41,13 +43,17 @@ def write_shards(tasks: Sequence[Task], how: How, count: int | None, advance: Ca
     seen, stop = context.Value("Q", 0), context.Event()
     told = 0
     with ProcessPoolExecutor(count, context, _begin, (seen, stop)) as pool:
+        # An interrupt from the keyboard reaches the workers too, but this process decides: they are born deaf to it.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         futures = [pool.submit(_write, task, how) for task in tasks]
+        signal.signal(signal.SIGINT, before)
         try:
             waiting = set(futures)
             while waiting:
                 ended, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
-                advance(seen.value - told)
-                told = seen.value
+                now = seen.value
+                advance(now - told)
+                told = now
                 for future in ended:
                     future.result()
         except BrokenProcessPool:
@@ -64,17 +70,23 @@ _stop: Any = None
 
 
 def _begin(seen: Any, stop: Any) -> None:
-    """In a worker, before its first shard. An interrupt from the keyboard reaches it too, but the parent decides."""
+    """In a worker, before its first shard."""
     global _seen, _stop
     _seen, _stop = seen, stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    """A parent that is killed leaves its workers waiting for tasks for ever, as each holds the pipe's other end."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _write(task: Task, how: How) -> None:
-    parent = multiprocessing.parent_process()
-
     def tick() -> None:
-        if _stop.is_set() or (parent is not None and not parent.is_alive()):
+        if _stop.is_set():
             raise Stopped
         with _seen.get_lock():
             _seen.value += 1

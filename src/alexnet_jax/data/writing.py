@@ -138,6 +138,15 @@ def part_of(shard: Path) -> Path:
     return shard.parent / UNFINISHED / f"{shard.name}.npz"
 
 
+def finished(shard: Path) -> Part | None:
+    """What is written of a finished shard; None where that is not there or the shard is another."""
+    try:
+        part = Part.load(part_of(shard))
+        return part if shard.stat().st_size == part.bytes else None
+    except Exception:  # whatever NumPy and JSON make of what a power cut left
+        return None
+
+
 def write_shard(path: Path, wanted: Sequence[sources.Picture], how: How, seen: Callable[[], None]) -> None:
     """Writes one shard, and then its part. `seen` is called at each picture; what it raises ends the work.
 
@@ -159,9 +168,10 @@ def write_shard(path: Path, wanted: Sequence[sources.Picture], how: How, seen: C
                     shard.add(image_HWC, picture.label, picture.name)
             made = shard.close(rejected)
         replace(made, file=path.name).save(part_of(path))
-    except (OSError, RuntimeError) as error:  # of a full disk, say; the second is ArrayRecord's
-        reason = " ".join(str(error).split(";")[0].split())
-        raise BadInput(f"{path} cannot be written: {reason}; when this is mended, the same command goes on") from error
+    except RuntimeError as error:  # ArrayRecord's, of a full disk
+        raise _unwritten(path, str(error).split(";")[0]) from error
+    except MemoryError as error:
+        raise BadInput("there is not enough memory; give fewer --workers, the same command goes on") from error
 
 
 @contextlib.contextmanager
@@ -171,11 +181,28 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = (scratch if scratch.is_dir() else path.parent) / f"{path.name}.{os.getpid()}"
     try:
         yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
+        _to_disk(partial)
         partial.replace(path)
+        _to_disk(path.parent)
+    except OSError as error:
+        raise _unwritten(path, error.strerror or str(error)) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    """A file's bytes, or a directory's names, so that they outlast a power cut in the order in which they were made."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _unwritten(path: Path, reason: str) -> BadInput:
+    reason = " ".join(reason.split())
+    return BadInput(f"{path} cannot be written: {reason}; when this is mended, the same command goes on")
 
 
 # -------------------------------------------------------------------------------------------------- the whole set
