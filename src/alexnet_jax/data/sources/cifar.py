@@ -1,7 +1,5 @@
 """CIFAR-10 and CIFAR-100 in their binary and in their Python version, packed or not."""
 
-import tarfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -9,8 +7,8 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from alexnet_jax.config import BadInput
-from alexnet_jax.data.sources import numpy_pickle
-from alexnet_jax.data.sources.source import Picture, Source, arranged, clean, last_part, numbered, unpack
+from alexnet_jax.data.sources import numpy_pickle, tar
+from alexnet_jax.data.sources.source import Picture, Source, arranged, clean, numbered, unpack
 
 PIXELS = (32, 32, 3)
 _BYTES = 3072  # of a picture
@@ -122,18 +120,7 @@ def _folder(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
 
 
 def _archive(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
-    """The files of an archive, by the last part of their paths."""
-    held = {}
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                name = last_part(member.name)
-                if member.isreg() and name in names and (file := archive.extractfile(member)):
-                    if member.size > _LARGEST:
-                        raise BadInput(f"{name} in {path} has {member.size} bytes, and CIFAR's files have fewer")
-                    held[name] = file.read()
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise BadInput(f"{path} cannot be read: {error}; get it again") from None
+    held = tar.extract(path, names, _LARGEST)
     for name in names:
         if name not in held:
             raise BadInput(f"{path} has no {name} in it; get it again")

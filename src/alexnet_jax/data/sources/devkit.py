@@ -1,15 +1,16 @@
 """The development kit of ILSVRC: which synset each validation picture shows, and what the synsets are called."""
 
-import io
-import tarfile
-import zlib
-from pathlib import Path, PurePosixPath
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from scipy.io import loadmat
-
 from alexnet_jax.config import BadInput
+from alexnet_jax.data.sources import tar
+
+_LARGEST = 1 << 26  # of a file: ILSVRC's are far smaller
+_META_MAT = Path(__file__).with_name("meta_mat.py")
 
 
 class Devkit(NamedTuple):
@@ -26,18 +27,20 @@ def read(path: Path, year: int) -> Devkit:
     validation picture. Raises BadInput where one of them is missing or damaged.
     """
     names = ("meta.mat", f"ILSVRC{year}_validation_ground_truth.txt")
-    files = _in_folder(path, names) if path.is_dir() else _in_archive(path, names)
+    files = _in_folder(path, names) if path.is_dir() else tar.extract(path, names, _LARGEST, folder="data")
     for name in names:
         if name not in files:
             raise BadInput(f"{path} has no data/{name}, so it is not the development kit of {year}; get it again")
     try:
-        synsets = np.atleast_1d(loadmat(io.BytesIO(files[names[0]]), squeeze_me=True)["synsets"])
-        # The others are inner nodes of WordNet, which have no pictures of their own.
-        leaves = synsets[synsets["num_children"].astype(int) == 0]
-        ids = dict(zip(leaves[f"ILSVRC{year}_ID"].astype(int).tolist(), map(str, leaves["WNID"]), strict=True))
-        words = dict(zip(ids.values(), map(str, leaves["words"]), strict=True))
-    except Exception as error:  # whatever SciPy makes of damaged bytes, or NumPy of other fields
+        command = [sys.executable, "-P", str(_META_MAT), str(year)]
+        child = subprocess.run(command, input=files[names[0]], capture_output=True, check=True, timeout=60)
+        synsets = json.loads(child.stdout)
+    except (subprocess.SubprocessError, ValueError) as error:
         raise BadInput(f"{names[0]} in {path} is damaged or not that of {year}; get it again") from error
+    ids = {number: id for number, id, _ in synsets}
+    words = {id: words for _, id, words in synsets}
+    if not len(ids) == len(words) == len(synsets):
+        raise BadInput(f"{names[0]} in {path} has a number or an id of a class twice; get it again")
     truth = files[names[1]].split()
     try:
         return Devkit(words, [ids[int(number)] for number in truth])
@@ -46,17 +49,7 @@ def read(path: Path, year: int) -> Devkit:
 
 
 def _in_folder(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
-    return {name: (path / "data" / name).read_bytes() for name in names if (path / "data" / name).is_file()}
-
-
-def _in_archive(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
-    found = {}
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                *_, folder, name = ("", "", *PurePosixPath(member.name).parts)
-                if folder == "data" and name in names and (file := archive.extractfile(member)):
-                    found[name] = file.read()
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise BadInput(f"{path} cannot be read: {error}; get it again") from None
-    return found
+    files = {name: path / "data" / name for name in names if (path / "data" / name).is_file()}
+    for name, file in files.items():
+        tar.check_size(name, path, file.stat().st_size, _LARGEST)
+    return {name: file.read_bytes() for name, file in files.items()}

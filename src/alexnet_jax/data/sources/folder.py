@@ -6,13 +6,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from alexnet_jax.config import BadInput
-from alexnet_jax.data.sources.source import Picture, Source, arranged, class_names, clean, counting, is_picture
+from alexnet_jax.data.sources.source import (
+    VALIDATION,
+    Picture,
+    Source,
+    arranged,
+    class_names,
+    clean,
+    counting,
+    from_disk,
+    is_picture,
+    on_disk,
+)
 
-VALIDATION = ("val", "validation", "valid", "test")
 # Caffe's list of synsets and Kaggle's: "n01440764 tench, Tinca tinca" a line.
 WORDS = ("synset_words.txt", "LOC_synset_mapping.txt")
 
-Files = dict[str, list[str]]  # the pictures of each class, as paths from the class's folder on
+Files = dict[str, list[str]]  # the pictures of each class, as paths from the class's folder on; see from_disk
 
 
 def recognised(src: Path) -> bool:
@@ -25,9 +35,10 @@ def find(src: Path, fraction: float | None, seed: int) -> Source:
 
     Without SRC/train, those below SRC/CLASS, `fraction` (by default 0.1) of each class being set aside for validation,
     at least one where there are two; which ones depends on their names and the seed alone. A picture is a file with a
-    picture's suffix that is not hidden. Links are followed, except to a folder that they lie in; what lies beside the
-    class folders is ignored. Raises BadInput where a class folder has no pictures, a validation class is not in
-    training, or a fraction is given to a set that is split already.
+    picture's suffix that is not hidden, and a link that leads nowhere is one that cannot be read. Other links are
+    followed, except to a folder that they lie in; what lies beside the class folders is ignored. Raises BadInput where
+    a class folder has no pictures, a validation class is not in training, or a fraction is given to a set that is split
+    already.
     """
     train_folder, validation_folder = _split(src) or (src, src)
     if train_folder == src:
@@ -85,8 +96,9 @@ def _files(folder: Path) -> Files:
     found = {}
     for path in counting(folders, f"pictures in {folder}"):
         skipped = len(str(path)) + 1
-        found[path.name] = [file[skipped:] for file in _below(path, above)]
-        if not found[path.name]:
+        name = from_disk(path.name)
+        found[name] = [from_disk(file[skipped:]) for file in _below(path, above)]
+        if not found[name]:
             raise BadInput(f"the class folder {path} has no pictures; remove it or fill it")
     return found
 
@@ -98,9 +110,10 @@ def _below(folder: Path | str, above: tuple[str, ...]) -> Iterator[str]:
         return
     with os.scandir(folder) as entries:
         for entry in entries:
-            if is_picture(entry.name) and entry.is_file():
+            leads_nowhere = entry.is_symlink() and not os.path.exists(entry.path)
+            if is_picture(entry.name) and (leads_nowhere or entry.is_file()):
                 yield entry.path
-            elif not entry.name.startswith(".") and entry.is_dir():
+            elif not leads_nowhere and not entry.name.startswith(".") and entry.is_dir():
                 yield from _below(entry.path, (*above, real))
 
 
@@ -109,7 +122,8 @@ def _set_aside(files: Files, fraction: float, seed: int) -> tuple[Files, Files]:
         raise BadInput(f"--validation-fraction is {fraction:g}; give more than 0 and less than 1")
 
     def draw(name: str) -> bytes:
-        return hashlib.sha256(f"{seed}/{name}".encode(errors="surrogateescape")).digest()
+        # Not what prepare draws the order of the training pictures by, which these would be the first of.
+        return hashlib.sha256(f"held out/{seed}/{name}".encode(errors="surrogateescape")).digest()
 
     train, validation = {}, {}
     for name, paths in files.items():
@@ -123,7 +137,7 @@ def _set_aside(files: Files, fraction: float, seed: int) -> tuple[Files, Files]:
 def _pictures(folder: Path, files: Files, ids: list[str]) -> Iterator[Picture]:
     for label, name in enumerate(ids):
         for path in files.get(name, ()):
-            yield Picture(clean(f"{name}/{path}"), label, f"{folder}/{name}/{path}", 0, -1)
+            yield Picture(clean(f"{name}/{path}"), label, f"{folder}/{on_disk(f'{name}/{path}')}", 0, -1)
 
 
 def _words(src: Path) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """IDX files: MNIST, Fashion-MNIST and the like, and EMNIST."""
 
 import gzip
+import io
 import re
 import struct
 import zlib
@@ -12,7 +13,7 @@ from typing import IO, NamedTuple
 import numpy as np
 
 from alexnet_jax.config import BadInput
-from alexnet_jax.data.sources.source import GZIP, Picture, Source, arranged, class_names, numbered, unpack
+from alexnet_jax.data.sources.source import GZIP, Picture, Source, arranged, at_most, class_names, numbered, unpack
 
 MNIST = ("train", "t10k")
 
@@ -93,7 +94,8 @@ def _half(src: Path, begin: str, unpacked: Path, exchanged: bool) -> Half:
         start = 0
     else:
         with pictures.open("rb") as opened:
-            count, height, width = _shape(pictures, opened.read(16), pictures.stat().st_size, 3)
+            count, height, width = _shape(pictures, opened, 3)
+        _check_size(pictures, pictures.stat().st_size - 16, (count, height, width))
         file, start = str(pictures), 16
     if count != len(labels_N):
         raise BadInput(f"{pictures} has {count} pictures and there are {len(labels_N)} labels for them")
@@ -128,20 +130,25 @@ def _gzipped(path: Path) -> bool:
 def read(path: Path, dimensions: int) -> np.ndarray:
     """The uint8 array of an IDX file, gzipped or not. Raises BadInput where it is not one, or is cut short."""
     try:
-        data = path.read_bytes()
-        data = gzip.decompress(data) if data[:2] == GZIP else data
+        with gzip.open(path) if _gzipped(path) else path.open("rb") as file:
+            shape = _shape(path, file, dimensions)
+            data = at_most(prod(shape) + 1, file)
     except (OSError, EOFError, zlib.error) as error:
         raise BadInput(f"{path} cannot be read: {error}") from None
-    shape = _shape(path, data, len(data), dimensions)
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+    _check_size(path, len(data), shape)
+    return np.frombuffer(data, np.uint8).reshape(shape)
 
 
-def _shape(path: Path, data: bytes, size: int, dimensions: int) -> tuple[int, ...]:
-    """What the header announces. `data`: the file's beginning at least; `size`: of all of it."""
-    header = 4 + 4 * dimensions
-    if len(data) < header or data[:4] != bytes((0, 0, 8, dimensions)):
+def _shape(path: Path, file: io.BufferedIOBase, dimensions: int) -> tuple[int, ...]:
+    """What the header announces, which is read."""
+    size = 4 + 4 * dimensions
+    header = file.read(size)
+    if len(header) < size or header[:4] != bytes((0, 0, 8, dimensions)):
         raise BadInput(f"{path} is not an IDX file of bytes in {dimensions} dimension(s)")
-    shape = struct.unpack(f">{dimensions}I", data[4:header])
-    if size - header != prod(shape):
-        raise BadInput(f"{path} holds {size - header} bytes, its header announces {prod(shape)}: get it again")
-    return shape
+    return struct.unpack(f">{dimensions}I", header[4:])
+
+
+def _check_size(path: Path, size: int, shape: tuple[int, ...]) -> None:
+    if size != prod(shape):
+        held = f"{size} bytes" if size < prod(shape) else "more bytes"
+        raise BadInput(f"{path} holds {held}, its header announces {prod(shape)}: get it again")

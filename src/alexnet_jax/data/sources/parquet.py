@@ -13,7 +13,6 @@ from alexnet_jax.config import BadInput
 from alexnet_jax.data.sources import source
 from alexnet_jax.data.sources.source import Picture, Source
 
-VALIDATION = ("validation", "val", "valid", "test")
 IMAGES = ("image", "img")
 LABELS = ("label", "fine_label")
 _ROWS = 64  # held at a time
@@ -36,7 +35,7 @@ def find(src: Path, unpacked: Path) -> Source:
     train = _named(folder, "train")
     if not train:
         raise BadInput(f"{src} has no train-*.parquet, and {folder} has none either")
-    validation = next(filter(None, (_named(folder, name) for name in VALIDATION)), [])
+    validation = next(filter(None, (_named(folder, name) for name in source.VALIDATION)), [])
     if not validation:
         raise BadInput(f"{folder} has train-*.parquet and no validation-*.parquet; both are needed")
     for files in (train, validation):
@@ -99,11 +98,12 @@ def _class_names(path: Path) -> list[str]:
 def _write(path: Path, classes: int, blob: IO[bytes]) -> dict[str, list[Any]]:
     """Puts a file's pictures one behind the other. {"names": ..., "labels": ..., "lengths": ...}"""
     index: dict[str, list[Any]] = {"names": [], "labels": [], "lengths": []}
+    stem = source.clean(source.from_disk(path.stem))
     for row, (data, name, label) in enumerate(_rows(path)):
         if label is None or label < 0 or (classes and label >= classes):
             allowed = f"0 to {classes - 1}" if classes else "0 or more"
             raise BadInput(f"row {row} of {path} has the label {label}, and labels are {allowed}")
-        index["names"].append(source.clean(source.last_part(name)) or f"{path.stem}-{row:06}")
+        index["names"].append(source.clean(source.last_part(name)) or f"{stem}-{row:06}")
         index["labels"].append(label)
         index["lengths"].append(blob.write(data))
     return index

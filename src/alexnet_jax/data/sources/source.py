@@ -1,6 +1,8 @@
 """A data set as it was distributed: where each of its pictures lies, and how one is read."""
 
+import errno
 import hashlib
+import io
 import json
 import os
 from collections import Counter
@@ -11,14 +13,25 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
 from alexnet_jax.config import BadInput
-from alexnet_jax.data.pictures import suffixes
+from alexnet_jax.data.pictures import Unreadable, suffixes
 
 T = TypeVar("T")
 
 GZIP = b"\x1f\x8b"
+# What the validation pictures may be called; test where nothing is called one of the others.
+VALIDATION = ("validation", "val", "valid", "test")
+# Why a file that is a picture, and nothing but that, may be missing from a set that goes on without it.
+_UNREADABLE = {
+    errno.ENOENT: "there is no such file",
+    errno.ENOTDIR: "there is no such file",
+    errno.ELOOP: "a link that leads back to itself",
+    errno.EACCES: "may not be read: permission denied",
+    errno.EPERM: "may not be read: permission denied",
+}
 
 
 class Picture(NamedTuple):
@@ -50,7 +63,10 @@ class Source:
 
 
 def read(picture: Picture) -> bytes:
-    """Its bytes. Raises BadInput where the file is gone, cannot be read, or ends before the picture does."""
+    """Its bytes. Raises Unreadable where a file that is the picture is gone or may not be read.
+
+    Raises BadInput where it cannot be read for another reason, and where a file of many pictures is gone or cut short.
+    """
     if picture.length == 0:
         return b""
     try:
@@ -60,9 +76,11 @@ def read(picture: Picture) -> bytes:
         opened = _opened(picture.file)
         data = os.pread(opened.descriptor, picture.length, picture.start)
     except OSError as error:
-        raise BadInput(f"{picture.name} in {picture.file} cannot be read: {error.strerror}") from error
+        if picture.length < 0 and error.errno in _UNREADABLE:
+            raise Unreadable(_UNREADABLE[error.errno], "{path}: {reason}") from error
+        raise BadInput(f"{picture.name} in {clean(picture.file)} cannot be read: {error.strerror}") from error
     if len(data) < picture.length:
-        raise BadInput(f"{picture.file} ends in the middle of {picture.name}; was it changed meanwhile?")
+        raise BadInput(f"{clean(picture.file)} ends in the middle of {picture.name}; was it changed meanwhile?")
     return data
 
 
@@ -133,6 +151,16 @@ def clean(name: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
+def from_disk(name: str) -> str:
+    """A file's name as UTF-8, whatever the locale took it for; what is none stays as surrogates, for `clean`."""
+    return os.fsencode(name).decode("utf-8", "surrogateescape")
+
+
+def on_disk(name: str) -> str:
+    """The name under which a file is opened, from what `from_disk` made of it."""
+    return os.fsdecode(name.encode("utf-8", "surrogateescape"))
+
+
 def numbered(count: int) -> list[str]:
     """The numbers below count, as file names that sort as numbers do: 00, 01, ..., 99."""
     return [str(number).zfill(len(str(count - 1))) for number in range(count)]
@@ -151,24 +179,36 @@ def is_picture(file_name: str) -> bool:
 def counting(items: Sequence[T], what: str) -> Iterable[T]:
     """The items, and on a terminal a bar that says how many are done."""
     console = Console(stderr=True)
-    return track(items, what, console=console, transient=True, disable=not console.is_terminal)
+    return track(items, escape(clean(what)), console=console, transient=True, disable=not console.is_terminal)
+
+
+def at_most(most: int, file: io.BufferedIOBase) -> bytes:
+    """What a file holds, and no more than that many bytes of it. Takes no room for bytes that do not come."""
+    data = bytearray()
+    while len(data) < most and (more := file.read(min(most - len(data), 1 << 20))):
+        data += more
+    return bytes(data)
 
 
 def unpack(unpacked: Path, files: Sequence[Path], write: Callable[[IO[bytes]], Any]) -> tuple[str, Any]:
     """A file of the directory `unpacked` with what `write` puts into it, and what `write` returns, as JSON keeps it.
 
-    A file that an earlier run wrote of the same `files` is taken as it is: it got its name when it was whole. Raises
-    BadInput where it cannot be written.
+    A file that an earlier run wrote of the same `files` is taken as it is: it got its name when it was whole and on
+    the disk. Raises BadInput where it cannot be written.
     """
     versions = [(os.path.abspath(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     path = unpacked / f"{files[0].name}.{hashlib.sha256(repr(versions).encode()).hexdigest()[:16]}"
-    if not path.exists():
+    index = _index(path)
+    if index is None:
         unfinished = path.with_name(path.name + ".incomplete")
         try:
             unpacked.mkdir(parents=True, exist_ok=True)
             with unfinished.open("wb") as file:
-                index = json.dumps(write(file)).encode()
-                file.write(index + len(index).to_bytes(8, "little"))
+                data = json.dumps(write(file)).encode()
+                # The index stands behind the pictures: one file, so that there is never one without the other.
+                file.write(data + len(data).to_bytes(8, "little"))
+                file.flush()
+                os.fsync(file.fileno())
             unfinished.rename(path)
         except OSError as error:
             raise BadInput(
@@ -176,9 +216,17 @@ def unpack(unpacked: Path, files: Sequence[Path], write: Callable[[IO[bytes]], A
             ) from error
         finally:
             unfinished.unlink(missing_ok=True)
-    # The index stands behind the pictures: one file, so that there is never one without the other.
-    with path.open("rb") as whole:
-        whole.seek(-8, os.SEEK_END)
-        length = int.from_bytes(whole.read(8), "little")
-        whole.seek(-8 - length, os.SEEK_END)
-        return str(path), json.loads(whole.read(length))
+        index = json.loads(data)
+    return str(path), index
+
+
+def _index(path: Path) -> Any:
+    """What stands behind the pictures of an unpacked file; None where there is none, or a power cut left it damaged."""
+    try:
+        with path.open("rb") as whole:
+            whole.seek(-8, os.SEEK_END)
+            length = int.from_bytes(whole.read(8), "little")
+            whole.seek(-8 - length, os.SEEK_END)
+            return json.loads(whole.read(length))
+    except (OSError, ValueError, OverflowError):
+        return None
