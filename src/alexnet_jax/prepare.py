@@ -176,7 +176,7 @@ def asked(options: Options) -> dict[str, Any]:
 def check_same(dst: Path, before: dict[str, Any], now: dict[str, Any], done: str) -> None:
     """Raises BadInput where DST was begun or prepared with other options."""
     for name, value in now.items():
-        there = before[name]
+        there = before.get(name)
         if there != value:
             told = f"without {name}" if there in (None, [], False) else f"with {name} {there}"
             here = f"without {name}" if value in (None, [], False) else f"with {name} {value}"
