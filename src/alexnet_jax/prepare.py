@@ -396,7 +396,7 @@ def summarise(records: Records) -> None:
     order = sorted(range(len(train)), key=lambda label: (train[label], label))
     shown = order if len(order) <= 12 else [*order[:5], *order[-5:]]
     title = "Pictures of each class" if shown == order else "The smallest and the largest classes"
-    table = Table("label", "class", "training", "validation", title=f"{title} (all are in classes.tsv)")
+    table = Table("label", "class", "training", "validation", title=title)
     for place, label in enumerate(sorted(shown) if shown == order else shown):
         if len(shown) < len(order) and place == 5:
             table.add_section()
@@ -411,7 +411,8 @@ def summarise(records: Records) -> None:
     mean_C = np.asarray(records.statistics.mean_HWC).mean(axis=(0, 1))
     stdevs = ", ".join(f"{stdev:.1f}" for stdev in records.statistics.stdev_C)
     console.print(f"Mean colour {', '.join(f'{level:.1f}' for level in mean_C)}; standard deviations along the "
-                  f"components {stdevs}. See {records.directory}/sheet.png.", soft_wrap=True)  # fmt: skip
+                  f"components {stdevs}. {records.directory}/classes.tsv counts every class, sheet.png shows some pictures.",
+                  soft_wrap=True)  # fmt: skip
 
 
 def verify_directory(directory: Path) -> None:
