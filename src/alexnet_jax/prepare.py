@@ -411,7 +411,7 @@ def summarise(records: Records) -> None:
     mean_C = np.asarray(records.statistics.mean_HWC).mean(axis=(0, 1))
     stdevs = ", ".join(f"{stdev:.1f}" for stdev in records.statistics.stdev_C)
     console.print(f"Mean colour {', '.join(f'{level:.1f}' for level in mean_C)}; standard deviations along the "
-                  f"components {stdevs}. {records.directory}/classes.tsv counts every class, sheet.png shows some pictures.",
+                  f"components {stdevs}. {records.directory} has all counts (classes.tsv) and pictures (sheet.png).",
                   soft_wrap=True)  # fmt: skip
 
 
