@@ -1,16 +1,22 @@
 """The update rule, the schedules and the step."""
 
+import json
+import time
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rich.console import Console
 
 import alexnet_jax as alexnet
 from alexnet_jax import presets
 from alexnet_jax.config import BadInput, Config, OptimConfig, Schedule
+from alexnet_jax.training.log import Log, ProgressBar, Watch
 from alexnet_jax.training.optimiser import Rates, check_layers, moments, rates, update
 from alexnet_jax.training.progress import Plateau, Progress
 from alexnet_jax.training.step import make_error_sums, make_train_step, new_state
@@ -161,3 +167,24 @@ def test_errors_average_probabilities_over_crops_and_leave_padding_out() -> None
     assert float(two["loss"]) == pytest.approx(expected, rel=1e-5)
     last = sums(None, np.zeros(4), np.array([3, 4, 6, 6]), weight, 1)
     assert float(last["top5_error"]) == 1
+
+
+def test_the_share_of_waiting_for_data_is_logged(tmp_path: Path) -> None:
+    """Three steps that wait for their pictures and three that work."""
+
+    def batches(seconds: float) -> Iterator[int]:
+        while True:
+            time.sleep(seconds)
+            yield 0
+
+    with Log(tmp_path, 0) as log, ProgressBar(Console(quiet=True), 0, 6) as bar:
+        watch = Watch({}, log, bar, batch=8, examples=48, log_every=3)
+        for step, (wait, work) in enumerate([(0.05, 0.0)] * 3 + [(0.0, 0.05)] * 3, 1):
+            watch.next_of(batches(wait))
+            time.sleep(work)
+            watch.follow(step, {"loss": 1.0, "top1_error": 0.5, "update_norm": 0.1}, 0.01)
+            watch.settle()
+    waited = [json.loads(line)["data_wait"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert len(waited) == 2
+    assert waited[0] > 0.7
+    assert waited[1] < 0.3

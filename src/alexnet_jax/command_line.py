@@ -45,9 +45,7 @@ def main(command: Callable[[], None]) -> None:
     try:
         command()
     except BadInput as error:
-        # Names of files are quoted in it, and must not speak to the terminal.
-        sentence = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(error))
-        print(f"error: {sentence}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         if error.filename is None:

@@ -15,6 +15,16 @@ from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 class BadInput(ValueError):
     """Something the user gave cannot work; the message is one sentence that says what, where and what to do."""
 
+    def __str__(self) -> str:
+        return printable(super().__str__())  # names of files are quoted in it, and must not speak to the terminal
+
+
+def printable(text: str) -> str:
+    """The text with tabs, line breaks and whatever else does not print as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
 
 # What may follow a convolution. The activation belongs to the layer it stands behind.
 Follow = Literal["activation", "norm", "map_norm", "pool"]

@@ -1,6 +1,5 @@
 """python -m alexnet_jax.prepare SRC DST: makes a data directory of pictures in any of their usual forms."""
 
-import fcntl
 import hashlib
 import json
 import shlex
@@ -28,8 +27,9 @@ from alexnet_jax import command_line
 from alexnet_jax.config import BadInput
 from alexnet_jax.data import sources, verify, workers, writing
 from alexnet_jax.data.augment import Statistics
+from alexnet_jax.data.claim import check_same, claimed, write_plan
 from alexnet_jax.data.pictures import Unreadable
-from alexnet_jax.data.records import TRAIN, UNFINISHED, VALIDATION, Encoding, Records, read_first
+from alexnet_jax.data.records import TRAIN, UNFINISHED, VALIDATION, Encoding, Records, read_first, read_plan
 from alexnet_jax.data.sheet import PICTURES, sheet
 from alexnet_jax.data.writing import How, Part, part_of, shard_name
 
@@ -37,7 +37,6 @@ SIZE = 256  # section 2
 # A reader keeps every shard open, and many systems allow a process no more than 1024 files.
 MOST_SHARDS = 900
 MOST_SIZE = 4096
-PLAN = "plan.json"
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ def prepare() -> None:
         return
     jax.config.update("jax_platforms", "cpu")  # the contact sheet needs no accelerator
     src, dst = cast(Path, options.src), cast(Path, options.dst)
-    with claimed(dst, options) as unfinished:
+    with claimed(dst, asked(options), shlex.join(sys.argv[1:])) as unfinished:
         if not (dst / "meta.json").exists():
             make(src, dst, options)
             summarise(Records(dst))
@@ -154,9 +153,6 @@ def make(src: Path, dst: Path, options: Options) -> None:
     writing.complete(dst, parts, found, ("classes.tsv", "rejected.tsv", "sheet.png"), about)
 
 
-# --------------------------------------------------------------------------------------------------- the directory
-
-
 def asked(options: Options) -> dict[str, Any]:
     """The options that decide what the bytes of DST are, by their names on the command line, as JSON has them."""
     return {
@@ -171,77 +167,6 @@ def asked(options: Options) -> dict[str, Any]:
         "--seed": options.seed,
         "--shards": options.shards,
     }
-
-
-def check_same(dst: Path, before: dict[str, Any], now: dict[str, Any], done: str) -> None:
-    """Raises BadInput where DST was begun or prepared with other options."""
-    for name, value in now.items():
-        there = before.get(name)
-        if there != value:
-            told = f"without {name}" if there in (None, [], False) else f"with {name} {there}"
-            here = f"without {name}" if value in (None, [], False) else f"with {name} {value}"
-            raise BadInput(f"{dst} was {done} {told}, now it is {here}; give the same, or another directory")
-
-
-@contextmanager
-def claimed(dst: Path, options: Options) -> Iterator[Path]:
-    """DST/unfinished, for this process alone; what refused input leaves of a new one is removed.
-
-    Raises BadInput where DST is something else, where another process is at work there, or where it was begun with
-    other options.
-    """
-    unfinished = dst / UNFINISHED
-    made, begun = not dst.exists(), is_begun(dst)
-    unfinished.mkdir(parents=True, exist_ok=True)
-    with (unfinished / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadInput(f"another prepare is at work in {dst}; wait for its end") from None
-        check_same(dst, read_plan(unfinished).get("asked", asked(options)), asked(options), "begun")
-        for path in unfinished.iterdir():  # what a killed run was writing
-            if path.suffix != ".npz" and path.name not in ("lock", PLAN, "unpacked"):
-                path.unlink(missing_ok=True)
-        write_plan(unfinished, {"command": shlex.join(sys.argv[1:]), "asked": asked(options)})
-        try:
-            yield unfinished
-        except BadInput:
-            if (dst / "meta.json").exists() or (not begun and "pictures" not in read_plan(unfinished)):
-                shutil.rmtree(dst if made else unfinished)
-            raise
-        except KeyboardInterrupt:
-            print(f"\nInterrupted; the same command goes on from here: {dst} keeps what is done.", file=sys.stderr)
-            sys.exit(130)
-
-
-def is_begun(dst: Path) -> bool:
-    """Whether DST is whole or on its way. Raises BadInput where it is something else, which is not to be touched."""
-    if not dst.exists():
-        return False
-    if dst.is_dir():
-        unfinished = dst / UNFINISHED
-        if ((dst / "meta.json").exists() and "prepared" in Records(dst).meta) or read_plan(unfinished):
-            return True
-        # Where it was killed at its very beginning there is nothing yet but this.
-        others = {path.name for path in dst.iterdir()} - {UNFINISHED}
-        inside = unfinished.iterdir() if unfinished.is_dir() else ()
-        if not others and all(path.name == "lock" or path.name.startswith(PLAN) for path in inside):
-            return False
-    raise BadInput(f"{dst} exists already; give another directory or remove that one")
-
-
-def read_plan(unfinished: Path) -> dict[str, Any]:
-    """plan.json: the command, the options, and the pictures once they are known; empty where there is none."""
-    try:
-        plan: dict[str, Any] = json.loads((unfinished / PLAN).read_text(encoding="utf-8"))
-        return plan if "asked" in plan else {}
-    except (OSError, ValueError, TypeError):
-        return {}
-
-
-def write_plan(unfinished: Path, more: dict[str, Any]) -> None:
-    with writing.replacing(unfinished / PLAN) as partial:
-        partial.write_text(json.dumps(read_plan(unfinished) | more), encoding="utf-8")
 
 
 # ------------------------------------------------------------------------------------------------------ what to do
@@ -285,14 +210,14 @@ def plan(source: sources.Source, dst: Path, options: Options) -> list[workers.Ta
         if split == TRAIN:  # a shuffle that no version of a random generator can change
             pictures = sorted(pictures, key=lambda picture: _draw(options.seed, picture.name))
         asked = options.shards if split == TRAIN else None
+        # Few files, but enough for many workers.
         shards = min(count, asked or max(-(-count // 4096), min(16, -(-count // 256))), MOST_SHARDS)
         ends = [number * count // shards for number in range(shards + 1)]
         for number, (first, end) in enumerate(pairwise(ends)):
             tasks.append(workers.Task(split, dst / shard_name(split, number, shards), pictures[first:end]))
-    unfinished = dst / UNFINISHED
-    if read_plan(unfinished).get("pictures", digest.hexdigest()) != digest.hexdigest():
+    if read_plan(dst).get("pictures", digest.hexdigest()) != digest.hexdigest():
         raise BadInput(f"{options.src} holds other pictures than when {dst} was begun; remove {dst} to begin anew")
-    write_plan(unfinished, {"pictures": digest.hexdigest(), "shards": len(tasks)})
+    write_plan(dst, {"pictures": digest.hexdigest(), "shards": len(tasks)})
     return tasks
 
 

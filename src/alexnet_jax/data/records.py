@@ -30,7 +30,7 @@ from alexnet_jax.data.augment import Statistics
 FORMAT = 2
 EMBEDDED = Path(__file__).parent / "fashion"
 TRAIN, VALIDATION = "train", "validation"
-UNFINISHED = "unfinished"
+UNFINISHED, PLAN = "unfinished", "plan.json"
 
 Encoding = Literal["jpeg", "png", "raw"]
 
@@ -157,15 +157,23 @@ def cores() -> int:
 
 def _unfinished(directory: Path) -> str:
     """What to say of a directory that a preparation has not finished."""
-    try:
-        plan = json.loads((directory / UNFINISHED / "plan.json").read_text())
-        done = sum(1 for _ in (directory / UNFINISHED).glob("*.npz"))
-        return (
-            f"{directory} is not whole, {done} of its {plan['shards']} shards are there; go on with "
-            f"python -m alexnet_jax.prepare {plan['command']}"
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    plan = read_plan(directory)
+    if "shards" not in plan:
         return f"{directory} is not whole; repeat the python -m alexnet_jax.prepare command that began it"
+    done = sum(1 for _ in (directory / UNFINISHED).glob("*.npz"))
+    return (
+        f"{directory} is not whole, {done} of its {plan['shards']} shards are there; go on with "
+        f"python -m alexnet_jax.prepare {plan['command']}"
+    )
+
+
+def read_plan(directory: Path) -> dict[str, Any]:
+    """What unfinished/plan.json says (data/claim.py); empty where there is none, or it is damaged."""
+    try:
+        plan: dict[str, Any] = json.loads((directory / UNFINISHED / PLAN).read_text(encoding="utf-8"))
+        return plan if "asked" in plan else {}
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def read_first(
@@ -173,7 +181,7 @@ def read_first(
 ) -> tuple[np.ndarray, list[int]]:
     """uint8 [count, H, W, C] and labels of the first records of these files; fewer where there are no more."""
     source = ArrayRecordDataSource([str(shard) for shard in shards])
-    examples = [msgpack.unpackb(record) for record in source.__getitems__(list(range(min(count, len(source)))))]
+    examples = [msgpack.unpackb(source[index]) for index in range(min(count, len(source)))]
     images = np.empty((len(examples), *shape), np.uint8)
     for image_HWC, example in zip(images, examples, strict=True):
         decode_into(image_HWC, example["image"], encoding)

@@ -33,7 +33,7 @@ def _check_records(records: Records, path: Path) -> tuple[list[str], list[int]]:
         return [f"{path} is damaged in its index: {_line(error)}"], per_class
     for number in range(count):
         try:
-            example: dict[str, Any] = msgpack.unpackb(shard.__getitems__([number])[0])
+            example: dict[str, Any] = msgpack.unpackb(shard[number])
             decode_into(image_HWC, example["image"], records.meta["encoding"])
             per_class[example["label"]] += 1
         except Exception as error:  # whatever ArrayRecord, msgpack and the decoders make of damaged bytes

@@ -68,11 +68,10 @@ class Shard:
         # One record a group: any picture can be read without its neighbours. Pictures do not compress further.
         self._writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
         self._per_class = [0] * classes
-        self._sum_HWC: np.ndarray | None = None
-        self._products_CC = np.zeros(())
+        self._sum_HWC, self._products_CC = np.zeros(0, np.uint32), np.zeros(0)  # of no picture yet
 
     def add(self, image_HWC: np.ndarray, label: int, name: str | None = None) -> None:
-        if self._sum_HWC is None:
+        if not self._sum_HWC.size:
             self._sum_HWC = np.zeros(image_HWC.shape, np.uint32)  # enough for 16 million pictures
             self._products_CC = np.zeros((image_HWC.shape[-1],) * 2)
         if image_HWC.shape != self._sum_HWC.shape:
@@ -85,15 +84,14 @@ class Shard:
 
     def close(self, rejected: Sequence[tuple[str, str]] = ()) -> Part:
         self._writer.close()
-        empty = self._sum_HWC is None
         return Part(
             self._path.name,
             self._path.stat().st_size,
             sha256(self._path),
             self._per_class,
             list(rejected),
-            np.zeros(0, np.int64) if self._sum_HWC is None else self._sum_HWC.astype(np.int64),
-            np.zeros(0, np.int64) if empty else self._products_CC.astype(np.int64),
+            self._sum_HWC.astype(np.int64),
+            self._products_CC.astype(np.int64),
         )
 
 
@@ -272,7 +270,6 @@ def write(
     classes: Sequence[str],
     source: str,
     licence: str | None = None,
-    encoding: Encoding = "png",
 ) -> None:
     """Writes `splits` of (picture uint8 [H, W, C], label) as a new data directory, a shard a split.
 
@@ -286,13 +283,13 @@ def write(
     incomplete.mkdir(parents=True)
     parts = {}
     for split, examples in splits.items():
-        shard = Shard(incomplete / shard_name(split, 0, 1), len(classes), encoding)
+        shard = Shard(incomplete / shard_name(split, 0, 1), len(classes), "png")
         for image_HWC, label in examples:
             shard.add(image_HWC, label)
         parts[split] = [shard.close()]
     if licence is not None:
         (incomplete / "LICENSE").write_text(licence)
     beside = [] if licence is None else ["LICENSE"]
-    about = {"source": source, "encoding": encoding, "classes": list(classes)}
+    about = {"source": source, "encoding": "png", "classes": list(classes)}
     complete(incomplete, parts, measured(parts[TRAIN]), beside, about)
     incomplete.rename(directory)

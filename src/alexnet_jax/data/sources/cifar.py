@@ -6,9 +6,9 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from alexnet_jax.config import BadInput
+from alexnet_jax.config import BadInput, printable
 from alexnet_jax.data.sources import numpy_pickle, tar
-from alexnet_jax.data.sources.source import Picture, Source, arranged, clean, numbered, unpack
+from alexnet_jax.data.sources.source import Picture, Source, arranged, numbered, unpack
 
 PIXELS = (32, 32, 3)
 _BYTES = 3072  # of a picture
@@ -135,7 +135,7 @@ def _classes(version: Version, data: bytes, called: str) -> list[str]:
         names = data.split()
     if not isinstance(names, list) or not all(isinstance(name, bytes | str) for name in names) or not names:
         raise BadInput(f"{called} has no names of classes; get it again")
-    return [clean(name.decode(errors="replace") if isinstance(name, bytes) else name) for name in names]
+    return [printable(name.decode(errors="replace") if isinstance(name, bytes) else name) for name in names]
 
 
 def _binary(set: str, data: bytes, called: str) -> tuple[list[int], np.ndarray]:

@@ -5,14 +5,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from alexnet_jax.config import BadInput
+from alexnet_jax.config import BadInput, printable
 from alexnet_jax.data.sources.source import (
     VALIDATION,
     Picture,
     Source,
     arranged,
     class_names,
-    clean,
     counting,
     from_disk,
     is_picture,
@@ -137,7 +136,7 @@ def _set_aside(files: Files, fraction: float, seed: int) -> tuple[Files, Files]:
 def _pictures(folder: Path, files: Files, ids: list[str]) -> Iterator[Picture]:
     for label, name in enumerate(ids):
         for path in files.get(name, ()):
-            yield Picture(clean(f"{name}/{path}"), label, f"{folder}/{on_disk(f'{name}/{path}')}", 0, -1)
+            yield Picture(printable(f"{name}/{path}"), label, f"{folder}/{on_disk(f'{name}/{path}')}", 0, -1)
 
 
 def _words(src: Path) -> dict[str, str]:

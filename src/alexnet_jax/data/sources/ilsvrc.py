@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from alexnet_jax.config import BadInput
+from alexnet_jax.config import BadInput, printable
 from alexnet_jax.data.sources import devkit
-from alexnet_jax.data.sources.source import Picture, Source, arranged, class_names, clean, counting, is_picture
+from alexnet_jax.data.sources.source import Picture, Source, arranged, class_names, counting, is_picture
 from alexnet_jax.data.sources.tar import Member, members
 
 
@@ -69,7 +69,7 @@ def find(src: Path) -> Source:
         raise BadInput(f"{train} has no tar of a synset (n01440764.tar, ...) in it, so it is not the training tar")
     for synset in synsets:
         if synset not in kit.words:
-            raise BadInput(f"{train} has {clean(synset)}.tar, a class that {kits[0]} does not know")
+            raise BadInput(f"{train} has {synset}.tar, a class that {kits[0]} does not know")
     ids = sorted(synsets)
     shown = list(_validation(validation, kit, ids, train))  # first, as the training tar takes a minute
     return arranged("ilsvrc", class_names(ids, kit.words), _train(train, synsets, ids), shown)
@@ -91,7 +91,7 @@ def _train(path: Path, synsets: dict[str, Member], ids: list[str]) -> Iterator[P
         if not found:
             raise BadInput(f"{synset}.tar in {path} has no pictures")
         for name, start, length in found:
-            yield Picture(clean(f"{synset}/{name}"), label, file, start, length)
+            yield Picture(printable(f"{synset}/{name}"), label, file, start, length)
 
 
 def _validation(path: Path, kit: devkit.Devkit, ids: list[str], train: Path) -> Iterator[Picture]:
@@ -104,5 +104,5 @@ def _validation(path: Path, kit: devkit.Devkit, ids: list[str], train: Path) -> 
     labels, file = {synset: label for label, synset in enumerate(ids)}, str(path)
     for (name, start, length), synset in zip(found, kit.validation, strict=True):
         if synset not in labels:
-            raise BadInput(f"{clean(name)} in {path} shows {synset}, a class that {train} has no tar of")
-        yield Picture(clean(f"{synset}/{name}"), labels[synset], file, start, length)
+            raise BadInput(f"{name} in {path} shows {synset}, a class that {train} has no tar of")
+        yield Picture(printable(f"{synset}/{name}"), labels[synset], file, start, length)

@@ -9,7 +9,7 @@ from itertools import accumulate, chain
 from pathlib import Path
 from typing import IO, Any
 
-from alexnet_jax.config import BadInput
+from alexnet_jax.config import BadInput, printable
 from alexnet_jax.data.sources import source
 from alexnet_jax.data.sources.source import Picture, Source
 
@@ -98,12 +98,12 @@ def _class_names(path: Path) -> list[str]:
 def _write(path: Path, classes: int, blob: IO[bytes]) -> dict[str, list[Any]]:
     """Puts a file's pictures one behind the other. {"names": ..., "labels": ..., "lengths": ...}"""
     index: dict[str, list[Any]] = {"names": [], "labels": [], "lengths": []}
-    stem = source.clean(source.from_disk(path.stem))
+    stem = printable(source.from_disk(path.stem))
     for row, (data, name, label) in enumerate(_rows(path)):
         if label is None or label < 0 or (classes and label >= classes):
             allowed = f"0 to {classes - 1}" if classes else "0 or more"
             raise BadInput(f"row {row} of {path} has the label {label}, and labels are {allowed}")
-        index["names"].append(source.clean(source.last_part(name)) or f"{stem}-{row:06}")
+        index["names"].append(printable(source.last_part(name)) or f"{stem}-{row:06}")
         index["labels"].append(label)
         index["lengths"].append(blob.write(data))
     return index

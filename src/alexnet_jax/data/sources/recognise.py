@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from alexnet_jax.config import BadInput
 from alexnet_jax.data.sources import cifar, folder, idx, ilsvrc, parquet
-from alexnet_jax.data.sources.source import Source, clean
+from alexnet_jax.data.sources.source import Source
 
 Kind = Literal["folder", "ilsvrc", "parquet", "idx", "cifar"]
 
@@ -35,11 +35,8 @@ def find(src: Path, kind: Kind | None, unpacked: Path, fraction: float | None, s
     """
     try:
         return _find(src, kind, unpacked, fraction, seed)
-    except BadInput as error:
-        # Names of the source's stand in it, which must not speak to the terminal.
-        raise BadInput(clean(str(error))) from error
     except OSError as error:
-        raise BadInput(f"{clean(str(error.filename or src))} cannot be read: {error.strerror or error}") from error
+        raise BadInput(f"{error.filename or src} cannot be read: {error.strerror or error}") from error
 
 
 def _find(src: Path, kind: Kind | None, unpacked: Path, fraction: float | None, seed: int) -> Source:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 
-from alexnet_jax.config import BadInput
+from alexnet_jax.config import BadInput, printable
 from alexnet_jax.data.pictures import Unreadable, suffixes
 
 T = TypeVar("T")
@@ -78,9 +78,9 @@ def read(picture: Picture) -> bytes:
     except OSError as error:
         if picture.length < 0 and error.errno in _UNREADABLE:
             raise Unreadable(_UNREADABLE[error.errno], "{path}: {reason}") from error
-        raise BadInput(f"{picture.name} in {clean(picture.file)} cannot be read: {error.strerror}") from error
+        raise BadInput(f"{picture.name} in {picture.file} cannot be read: {error.strerror}") from error
     if len(data) < picture.length:
-        raise BadInput(f"{clean(picture.file)} ends in the middle of {picture.name}; was it changed meanwhile?")
+        raise BadInput(f"{picture.file} ends in the middle of {picture.name}; was it changed meanwhile?")
     return data
 
 
@@ -139,20 +139,13 @@ def _distinct(pictures: list[Picture]) -> list[Picture]:
 
 def class_names(ids: Sequence[str], words: Mapping[str, str]) -> list[str]:
     """What the classes are called, by default their ids. Those that share a name get the id: crane (n02012849)."""
-    names = [clean(words.get(id, id)) for id in ids]
+    names = [printable(words.get(id, id)) for id in ids]
     count = Counter(names)
     return [f"{name} ({id})" if count[name] > 1 else name for id, name in zip(ids, names, strict=True)]
 
 
-def clean(name: str) -> str:
-    """The name with tabs, line breaks and whatever else does not print as escapes: it goes into lists of names."""
-    if name.isprintable():
-        return name
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
-
-
 def from_disk(name: str) -> str:
-    """A file's name as UTF-8, whatever the locale took it for; what is none stays as surrogates, for `clean`."""
+    """A file's name as UTF-8, whatever the locale took it for; what is none stays as surrogates, for `printable`."""
     return os.fsencode(name).decode("utf-8", "surrogateescape")
 
 
@@ -179,7 +172,7 @@ def is_picture(file_name: str) -> bool:
 def counting(items: Sequence[T], what: str) -> Iterable[T]:
     """The items, and on a terminal a bar that says how many are done."""
     console = Console(stderr=True)
-    return track(items, escape(clean(what)), console=console, transient=True, disable=not console.is_terminal)
+    return track(items, escape(printable(what)), console=console, transient=True, disable=not console.is_terminal)
 
 
 def at_most(most: int, file: io.BufferedIOBase) -> bytes:

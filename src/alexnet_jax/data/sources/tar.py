@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from alexnet_jax.config import BadInput
-from alexnet_jax.data.sources.source import GZIP, clean, last_part
+from alexnet_jax.data.sources.source import GZIP, last_part
 
 # What tarfile raises where a tar is damaged; the last is for a thousand headers of long names in a row.
 _DAMAGE = (tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError)
@@ -31,7 +31,7 @@ def members(path: Path, inside: Member | None = None) -> Iterator[Member]:
     A hard link to an earlier file of the tar is that file under another name. Raises BadInput where the tar is
     compressed, damaged or cut off: what ends without a block of zeros is cut off.
     """
-    called = f"{clean(inside.name)} in {path}" if inside else str(path)
+    called = f"{inside.name} in {path}" if inside else str(path)
     with path.open("rb", buffering=0) as file:
         at, end = (inside.start, inside.start + inside.length) if inside else (0, file.seek(0, os.SEEK_END))
         if os.pread(file.fileno(), 2, at) == GZIP:
