@@ -1,9 +1,11 @@
-"""Four CPU devices for everybody, strict broadcasting, and small things that many tests share."""
+"""Four CPU devices for everybody, strict broadcasting, a cache of their own, and small things that many tests share."""
 
 import contextlib
 import io
+import os
 import runpy
 import sys
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +17,11 @@ from alexnet_jax import presets
 from alexnet_jax.config import Config, Conv, Dense, Schedule
 from alexnet_jax.data import records, writing
 
+# What commands compile, here or in processes of their own, is kept while the tests last and not in the user's cache.
+CACHE = tempfile.TemporaryDirectory(prefix="alexnet_jax-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
+
+jax.config.update("jax_compilation_cache_dir", CACHE.name)
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

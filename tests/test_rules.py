@@ -51,6 +51,20 @@ def test_importing_touches_no_device() -> None:
     assert done.stdout == "none\n", done.stderr
 
 
+def test_importing_is_quick_and_changes_nothing_of_jax() -> None:
+    """What the commands alone need stays out, and JAX's settings are as they were."""
+    code = """
+import sys, jax
+before = dict(jax.config.values)
+import alexnet_jax
+assert jax.config.values == before
+slow = {"array_record", "grain", "optax", "orbax", "scipy", "tensorboardX", "tyro"}
+print(slow & {name.partition(".")[0] for name in sys.modules} or "none")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "none\n", done.stdout + done.stderr
+
+
 def test_the_functional_api_is_the_promised_names() -> None:
     assert alexnet_jax.__all__ == ["features", "forward", "init", "load", "make_mesh", "preset", "shard"]
     assert all(getattr(alexnet_jax, name).__doc__ for name in alexnet_jax.__all__)

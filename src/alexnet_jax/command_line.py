@@ -15,7 +15,7 @@ import jax
 import tyro
 from jax.sharding import Mesh
 
-from alexnet_jax.config import BadInput, Config, DataConfig, Model, ModelConfig, OptimConfig
+from alexnet_jax.config import BadInput, Config, DataConfig, Model, ModelConfig, OptimConfig, Precision
 from alexnet_jax.networks import columns
 from alexnet_jax.presets import preset
 
@@ -32,16 +32,21 @@ class Recipe:
     """prepared data directory; by default the embedded 12,000 pictures of Fashion-MNIST"""
     seed: int = 0
     """of the initial weights, the order of the pictures, crops, flips, colours and dropout"""
+    precision: Precision = "float32"
+    """of what the layers compute; parameters, moments and updates are float32 with either"""
     model: tyro.conf.FlagConversionOff[Model] = ModelConfig()
     optim: tyro.conf.FlagConversionOff[OptimConfig] = OptimConfig()
     data: tyro.conf.FlagConversionOff[DataConfig] = DataConfig()
 
+
+CONFIG_FIELDS = ("seed", "precision", "model", "optim", "data")
 
 RecipeOptions = TypeVar("RecipeOptions", bound=Recipe)
 
 
 def main(command: Callable[[], None]) -> None:
     """Runs a command; bad input ends it with one sentence on standard error and exit code 2."""
+    keep_compiled()
     try:
         command()
     except BadInput as error:
@@ -78,11 +83,12 @@ def parse_recipe(kind: type[RecipeOptions]) -> tuple[RecipeOptions, Config]:
     arguments = sys.argv[1:]
     name = arguments[0] if arguments and not arguments[0].startswith("-") else Recipe.config
     base = named_config(name)
-    options = parse(kind, kind(name, seed=base.seed, model=base.model, optim=base.optim, data=base.data), arguments)
+    given = {field: getattr(base, field) for field in CONFIG_FIELDS}
+    options = parse(kind, kind(name, **given), arguments)
     if options.config != name:
         command = Path(sys.argv[0]).stem
         raise BadInput(f"give the preset or file first: python -m alexnet_jax.{command} {options.config} ...")
-    return options, replace(base, seed=options.seed, model=options.model, optim=options.optim, data=options.data)
+    return options, replace(base, **{field: getattr(options, field) for field in CONFIG_FIELDS})
 
 
 def _sentence(message: str) -> str:
@@ -126,6 +132,26 @@ def make_cpu_devices() -> None:
     asked: int = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]
     if asked < 0 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", 2)
+
+
+def keep_compiled() -> None:
+    """Lets JAX keep what it compiles in the user's cache directory, so that the next start need not compile it again.
+
+    JAX_COMPILATION_CACHE_DIR says where else, JAX_ENABLE_COMPILATION_CACHE=false that nowhere. Where nothing can be
+    written there is no cache.
+    """
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # a small network's parts add up, too
+    if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
+        return
+    caches = "~/Library/Caches" if sys.platform == "darwin" else os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    try:
+        directory = Path(caches).expanduser() / "alexnet_jax" / "xla"
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)  # who writes there decides what runs here
+    except (OSError, RuntimeError):  # a file in the way, nowhere to write, no home
+        return
+    if os.access(directory, os.W_OK | os.X_OK):
+        jax.config.update("jax_compilation_cache_dir", str(directory))
 
 
 def mesh_of(text: str, config: Config) -> Mesh:

@@ -411,6 +411,15 @@ class DataConfig:
             )
 
 
+Precision = Literal["float32", "bfloat16"]
+
+
+def check_precision(precision: str) -> None:
+    """Raises BadInput where there is no such precision."""
+    if precision not in get_args(Precision):
+        raise BadInput(f"precision is {precision!r}; it is one of {', '.join(get_args(Precision))}")
+
+
 @dataclass(frozen=True)
 class Config:
     """Everything that decides the numbers of a run, except the pictures themselves."""
@@ -422,8 +431,11 @@ class Config:
     data: DataConfig = DataConfig()
     seed: int = 0
     """of the initial weights, the order of the pictures, crops, flips, colours and dropout"""
+    precision: Precision = "float32"
+    """of what the layers compute; parameters, moments and updates are float32 with either"""
 
     def __post_init__(self) -> None:
+        check_precision(self.precision)
         if not 0 <= self.seed < 2**32:
             raise BadInput(f"seed is {self.seed}; it is at least 0 and less than 2^32")
 

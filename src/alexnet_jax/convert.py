@@ -72,7 +72,8 @@ def source(path: Path) -> Source:
 
 def stablehlo(there: Source) -> bytes:
     """The network with its weights as a program for CPU, CUDA, ROCm and TPU, serialised."""
-    config, forward = there.config, functional.forward(there.config.model)
+    config = there.config
+    forward = functional.forward(config.model, precision=config.precision)
 
     def probabilities(pictures_BHWC: Array) -> Array:
         size = config.model.image_size

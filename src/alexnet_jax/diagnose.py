@@ -80,7 +80,9 @@ def batch_of(config: Config, records: Records) -> tuple[Array, Array]:
 def examine(config: Config, records: Records, steps: Iterable[int] = range(STEPS)) -> Diagnosis:
     """Measures the untrained network on one batch, then takes steps on it."""
     views, labels = batch_of(config, records)
-    forward, rate = functional.forward(config.model), rates(config.optim, 0.0, Progress())
+    forward = functional.forward(config.model, precision=config.precision)
+    features = functional.features(config.model, precision=config.precision)
+    rate = rates(config.optim, 0.0, Progress())
 
     def loss(params: Any, key: Array) -> Array:
         logits = forward(params, views, key=key, train=True)
@@ -94,7 +96,7 @@ def examine(config: Config, records: Records, steps: Iterable[int] = range(STEPS
     key = jax.random.key(config.seed)
     fresh = functional.init(config.model, key)
     start = moments(config.optim, fresh)
-    features, seen = functional.features(config.model), behind_activation(config.model)
+    seen = behind_activation(config.model)
 
     def trial(rate: Rates, numbers: Iterable[int]) -> tuple[list[float], Any]:
         params, state, losses = fresh, start, []

@@ -56,7 +56,8 @@ class Meter:
     """Measures parameters of one config on one set of pictures. Compiled once."""
 
     def __init__(self, config: Config, records: Records, statistics: augment.Statistics, mesh: Mesh) -> None:
-        self._sums = make_error_sums(functional.forward(config.model, mesh), test_views(config, statistics, mesh))
+        forward = functional.forward(config.model, mesh, config.precision)
+        self._sums = make_error_sums(forward, test_views(config, statistics, mesh))
         self._records, self._mesh = records, mesh
         data = mesh.shape[columns.DATA]
         self._batch = -(-config.optim.batch // data) * data

@@ -55,7 +55,8 @@ def make_classify(
     config: Config, params: Any, statistics: augment.Statistics, mesh: Mesh, crops: int, size: int
 ) -> Classify:
     """classify(images uint8 [b <= size, H, W, C]) -> probabilities [b, K], means over the crops. Compiled once."""
-    probabilities = make_probabilities(functional.forward(config.model, mesh), test_views(config, statistics, mesh))
+    forward = functional.forward(config.model, mesh, config.precision)
+    probabilities = make_probabilities(forward, test_views(config, statistics, mesh))
 
     def classify(images_bHWC: np.ndarray) -> np.ndarray:
         padded = np.zeros((size, *images_bHWC.shape[1:]), np.uint8)

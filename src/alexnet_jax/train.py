@@ -237,7 +237,8 @@ def train() -> None:
     first, last = resumed.step if resumed else 0, min(whole, options.steps or whole)
     console.print(
         f"{config.preset} on {examples} pictures of {records.directory}, {mesh.shape[columns.DATA]} x "
-        f"{mesh.shape[columns.COLUMN]} devices ({jax.default_backend()}), {run}: step {first} to {last} of {whole}",
+        f"{mesh.shape[columns.COLUMN]} devices ({jax.default_backend()}), {config.precision}, {run}: "
+        f"step {first} to {last} of {whole}",
         soft_wrap=True,
     )
     if first >= last:
@@ -245,9 +246,8 @@ def train() -> None:
         return
 
     # The compiled parts, and the state, born on the mesh.
-    train_step = make_train_step(
-        functional.forward(config.model, mesh), augmentation(config, records, mesh), config.optim
-    )
+    forward = functional.forward(config.model, mesh, config.precision)
+    train_step = make_train_step(forward, augmentation(config, records, mesh), config.optim)
     meter = Meter(config, records, records.statistics, mesh)
     init_key, run_key = jax.random.split(jax.random.key(config.seed))
     state = resumed.state(mesh) if resumed else fresh_state(config, init_key, mesh)
@@ -257,7 +257,7 @@ def train() -> None:
         state = start_from(options.init, config, records, state, console)
     size = config.model.image_size
     views = jax.ShapeDtypeStruct((batch, size, size, config.model.channels), jnp.float32)
-    jax.eval_shape(functional.forward(config.model, mesh), state.params, views)  # says what does not fit the mesh
+    jax.eval_shape(forward, state.params, views)  # says what does not fit the mesh
     progress = Progress.from_json(resumed.progress) if resumed else Progress()
     batches = training_batches(
         records,

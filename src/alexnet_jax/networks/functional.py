@@ -11,7 +11,7 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax.config import BadInput, CifarConfig, Model, ModelConfig, TutorialConfig
+from alexnet_jax.config import BadInput, CifarConfig, Model, ModelConfig, Precision, TutorialConfig, check_precision
 from alexnet_jax.networks import columns
 from alexnet_jax.networks.alexnet import AlexNet
 from alexnet_jax.networks.cifar import Cifar
@@ -34,29 +34,33 @@ def init(model: Model, key: Array) -> Params:
     return jax.jit(lambda key: _whole(model).init(key, _picture(model))["params"])(key)
 
 
-def forward(model: Model, mesh: Mesh | None = None) -> Forward:
+def forward(model: Model, mesh: Mesh | None = None, precision: Precision = "float32") -> Forward:
     """The network as a pure function from parameters and images to logits, on one device or over a mesh.
 
     images: [B, image_size, image_size, channels] float, as the preset's data prepares them: scale 0 to 255 times
     `data.scale`, mean already subtracted. `train=True` drops units, and needs `key`. The numbers are the same on every
-    layout, up to the order of sums. Differentiable in reverse mode.
+    layout, up to the order of sums. Differentiable in reverse mode. With the precision "bfloat16" the layers compute
+    in it and the columns exchange it; logits, and the gradient by float32 parameters, are float32.
     Raises BadInput where the images do not fit the network, or the batch or the columns the mesh.
     """
-    return jax.jit(_apply(model, mesh, lambda acts: acts[model.logits], P(columns.DATA)), static_argnames="train")
+    apply = _apply(model, mesh, precision, lambda acts: acts[model.logits], P(columns.DATA))
+    return jax.jit(apply, static_argnames="train")
 
 
-def features(model: Model, mesh: Mesh | None = None) -> Callable[[Params, Array], Activations]:
+def features(
+    model: Model, mesh: Mesh | None = None, precision: Precision = "float32"
+) -> Callable[[Params, Array], Activations]:
     """Every layer's activation at test time, by the paper's name, whole channels, column 0 first.
 
     conv1 to conv5 with bias (and activation, where it follows at once), norm1, norm2, pool1, pool2, pool5 [B, H, W, C];
     fc6, fc7 after their activation [B, C]; fc8, the logits [B, K]. Other networks have their own layers' names, the
-    logits under `model.logits`. Images as for `forward`.
+    logits under `model.logits`. Images and precision as for `forward`.
     """
     specs = {
         name: P(columns.DATA, *[None] * (act.ndim - 2), columns.COLUMN)
         for name, act in activation_shapes(model).items()
     }
-    apply = _apply(model, mesh, lambda acts: acts, specs | {model.logits: P(columns.DATA)})
+    apply = _apply(model, mesh, precision, lambda acts: acts, specs | {model.logits: P(columns.DATA)})
     return jax.jit(lambda params, images: apply(params, images))
 
 
@@ -106,6 +110,11 @@ def activation_shapes(model: Model) -> dict[str, jax.ShapeDtypeStruct]:
     return {name: shapes[name] for name in order}
 
 
+def _to_bfloat16(params: Params) -> Params:
+    """Kernels in bfloat16, biases as they are; the cast's own gradient is float32 again."""
+    return {layer: own | {"kernel": own["kernel"].astype(jnp.bfloat16)} for layer, own in params.items()}
+
+
 def _whole(model: Model) -> Any:
     """The network with all its columns on one device."""
     return NETWORKS[type(model)](model, model.columns)
@@ -116,8 +125,13 @@ def _picture(model: Model) -> Array:
 
 
 def _apply(
-    model: Model, mesh: Mesh | None, select: Callable[[Activations], object], out_specs: object
+    model: Model,
+    mesh: Mesh | None,
+    precision: Precision,
+    select: Callable[[Activations], object],
+    out_specs: object,
 ) -> Callable[..., object]:
+    check_precision(precision)
     here = columns.columns_here(model, mesh)
     network = NETWORKS[type(model)](model, here, None if mesh is None else columns.COLUMN)
     drops = getattr(model, "dropout", 0.0) > 0
@@ -131,6 +145,8 @@ def _apply(
 
         def per_device(params: Params, images: Array, key: Array | None, picture_B: Array, column_N: Array) -> object:
             draw = Draw(key, picture_B, column_N) if train and drops and key is not None else None
+            if precision == "bfloat16":
+                params, images = _to_bfloat16(params), images.astype(jnp.bfloat16)
             return select(network.apply({"params": params}, images, draw))
 
         if mesh is None:

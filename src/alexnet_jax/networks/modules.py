@@ -48,7 +48,7 @@ class Convolution(nn.Module):
         kernel = self.param("kernel", nn.initializers.normal(layer.std), shape, jnp.float32)
         bias = self.param("bias", biases(layer), (width,), jnp.float32)
         convolve = partial(layers.convolve, stride=layer.stride, padding=layer.padding)
-        return layers.in_columns(convolve, self.blind, x_BHWC, kernel) + bias.reshape(1, 1, 1, -1)
+        return add_bias(layers.in_columns(convolve, self.blind, x_BHWC, kernel), bias.reshape(1, 1, 1, -1))
 
 
 class Local(nn.Module):
@@ -63,7 +63,8 @@ class Local(nn.Module):
         shape = (h, w, C * layer.size**2, layer.kernels)
         kernel = self.param("kernel", nn.initializers.normal(layer.std), shape, jnp.float32)
         bias = self.param("bias", biases(layer), (h, w, layer.kernels), jnp.float32)
-        return layers.convolve_locally(x_BHWC, kernel, layer.size, layer.stride, layer.padding) + bias[None]
+        x_BHWC = layers.convolve_locally(x_BHWC, kernel, layer.size, layer.stride, layer.padding)
+        return add_bias(x_BHWC, bias[None])
 
 
 class FullyConnected(nn.Module):
@@ -82,7 +83,7 @@ class FullyConnected(nn.Module):
         def read(x: Array, kernel: Array) -> Array:
             return x.reshape(x.shape[0], -1) @ kernel
 
-        return layers.in_columns(read, self.blind, x, kernel) + bias.reshape(1, -1)
+        return add_bias(layers.in_columns(read, self.blind, x, kernel), bias.reshape(1, -1))
 
 
 class Logits(nn.Module):
@@ -99,7 +100,15 @@ class Logits(nn.Module):
         shape = (math.prod(x.shape[1:]), self.layer.units)
         kernel = self.param("kernel", nn.initializers.normal(self.layer.std), shape, jnp.float32)
         bias = self.param("bias", biases(self.layer), (self.layer.units,), jnp.float32)
-        return columns.sum_columns(x.reshape(x.shape[0], -1) @ kernel, self.axis) + bias.reshape(1, -1)
+        # Of bfloat16 inputs the sums are float32, over the columns too.
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        part = jnp.matmul(x.reshape(x.shape[0], -1), kernel, preferred_element_type=wide)
+        return columns.sum_columns(part, self.axis) + bias.reshape(1, -1)
+
+
+def add_bias(x: Array, bias: Array) -> Array:
+    """x + bias as x's type, added as the bias's: so its gradient, a sum over pictures and positions, stays float32."""
+    return (x + bias).astype(x.dtype)
 
 
 def biases(layer: Conv | Dense) -> nn.initializers.Initializer:

@@ -112,15 +112,6 @@ def find(path: str | Path) -> Checkpoint:
         raise BadInput(_damaged(place, error)) from error
 
 
-def load(path: str | Path, mesh: Mesh | None = None) -> tuple[Config, functional.Params]:
-    """(config, params) of a run directory (its latest checkpoint) or of a checkpoint, on one device or over a mesh.
-
-    Raises BadInput where there is none, it cannot be read, or its columns do not fit the mesh.
-    """
-    checkpoint = find(path)
-    return checkpoint.config, checkpoint.params(mesh)
-
-
 def write_weights(run: Path, config: Config, data: dict[str, Any], statistics: dict[str, Any], params: Any) -> None:
     """A run directory that holds weights from elsewhere, as its step 0."""
     with ocp.CheckpointManager(run.absolute() / "checkpoints" / LATEST) as manager:

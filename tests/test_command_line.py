@@ -1,0 +1,67 @@
+"""What all commands share: where compiled programs are kept."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import pytest
+from conftest import CACHE, run_command
+
+from alexnet_jax.command_line import keep_compiled
+
+
+@pytest.fixture
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """A home directory of a user who has set nothing."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield tmp_path
+    jax.config.update("jax_compilation_cache_dir", CACHE.name)
+
+
+def kept_in() -> str | None:
+    keep_compiled()
+    return jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+
+
+def test_compiled_programs_are_kept_in_the_users_cache(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kept_in() == str(home / ".cache" / "alexnet_jax" / "xla")
+    assert os.stat(home / ".cache" / "alexnet_jax" / "xla").st_mode & 0o077 == 0, "what lies there is executed"
+    assert kept_in() == str(home / ".cache" / "alexnet_jax" / "xla"), "a directory that is chosen is left"
+    jax.config.update("jax_compilation_cache_dir", None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "elsewhere"))
+    assert kept_in() == str(home / "elsewhere" / "alexnet_jax" / "xla")
+    jax.config.update("jax_compilation_cache_dir", None)
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert kept_in() == str(home / "Library" / "Caches" / "alexnet_jax" / "xla")
+
+
+def test_without_a_place_for_them_nothing_is_kept_and_nothing_said(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (home / ".cache").write_text("in the way")
+    assert kept_in() is None
+    monkeypatch.setenv("HOME", str(home / ".cache"))
+    assert kept_in() is None
+    monkeypatch.setenv("XDG_CACHE_HOME", "~nobody-of-this-name/cache")
+    assert kept_in() is None
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_command_compiles_nothing_twice(tiny_file: Path, tiny_data: Path, tmp_path: Path) -> None:
+    """Step, validation and initial weights; and the numbers are those of the first time."""
+
+    def ended(run: Path) -> list[str]:
+        end = run_command("train", tiny_file, "--data", tiny_data, "--workdir", run, "--steps", 6, "--seed", 7)
+        assert (end.code, end.err) == (0, "")
+        return [line for line in end.out.splitlines() if "validation" in line]
+
+    first = ended(tmp_path / "first")
+    there = set(os.listdir(CACHE.name))
+    assert {name.split("-")[0] for name in there} >= {"jit_step", "jit_of_view", "jit_create"}
+    assert ended(tmp_path / "second") == first != []
+    assert set(os.listdir(CACHE.name)) == there
