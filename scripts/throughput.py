@@ -20,25 +20,21 @@ PYTHON is one with torch and torchvision, and needs nothing of ours: what a cont
 """
 
 import argparse
-import importlib.metadata
 import json
 import os
-import platform
 import random
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import fmean, linear_regression, median
 from typing import Any, NoReturn
 
+from alexnet_jax.contestants.turns import Match, markdown, processor, ratios, spread
+
 BATCH, SIZE, CROP = 128, 256, 224
-LIBRARIES = (
-    *("alexnet-jax", "array-record", "grain", "jax", "numpy", "opencv-python-headless", "pillow", "simplejpeg"),
-    *("torch", "torchvision"),
-)
 PILLOW, SAVING = "Pillow's loop", "Pillow's loop, and saving a JPEG"
 RESIZED, USUAL = "torchvision, RandomResizedCrop(224)", "torchvision, Resize(256), RandomCrop(224)"
 
@@ -141,22 +137,10 @@ ROLES: dict[str, Callable[..., Any]] = {
 }
 
 
-def serve(cores: str, role: str, *arguments: str) -> None:
-    """Answers each question, a line of JSON, with a line of JSON."""
-
-    def say(**answer: Any) -> None:
-        print(json.dumps(answer), flush=True)
-
+def role(cores: str, name: str, *arguments: str) -> Callable[..., dict[str, float]]:
+    """What answers the umpire's questions in a contestant's process."""
     os.sched_setaffinity(0, map(int, cores.split(",")))
-    try:
-        work = ROLES[role](*arguments)
-        found = {dist.name.lower().replace("_", "-"): dist.version for dist in importlib.metadata.distributions()}
-        libraries = {name: found[name] for name in LIBRARIES if name in found}
-        say(versions={"Python": platform.python_version()} | libraries)
-        for line in sys.stdin:
-            say(**turn(work, **json.loads(line)))
-    except Exception as error:
-        say(error=f"{type(error).__name__}: {error}")
+    return partial(turn, ROLES[name](*arguments))
 
 
 def turn(
@@ -193,119 +177,35 @@ def memory(what: str) -> int:
 # ----------------------------------------------------------------------------------------------------- the umpire's
 
 
-class Out(Exception):
-    """Why a contestant does not take part."""
+def enter(match: Match, name: str, cores: list[int], *arguments: str, python: str = sys.executable) -> None:
+    match.enter(name, Path(__file__), ",".join(map(str, cores)), *arguments, python=python)
 
 
-class Contestant:
-    """A process that waits for its turn. Raises Out where it cannot start."""
+def play(match: Match, questions: list[dict[str, Any]], announce: str) -> None:
+    """The first round is practice."""
+    from rich.console import Console
+    from rich.progress import track
 
-    def __init__(self, cores: list[int], role: str, *arguments: str, python: str = sys.executable) -> None:
-        isolated = [] if python == sys.executable else ["-I"]  # our PYTHONPATH is not for another Python
-        command = [python, *isolated, __file__, "--contestant", ",".join(map(str, cores)), role, *arguments]
-        try:
-            # A group of its own to be stopped by; in our session, so that the kernel ends it should we be killed.
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-                process_group=0,
-            )
-        except OSError as error:
-            raise Out(f"{python} cannot be run: {error.strerror}") from None
-        self.versions: dict[str, str] = self._answer()["versions"]
-
-    def turn(self, **question: Any) -> dict[str, float]:
-        assert self._process.stdin is not None
-        os.killpg(self._process.pid, signal.SIGCONT)
-        self._process.stdin.write(json.dumps(question) + "\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        os.killpg(self._process.pid, signal.SIGSTOP)
-        answer = json.loads(line) if line else {"error": "it ended without a word"}
-        if "error" in answer:
-            self.end()
-            raise Out(answer["error"])
-        return answer
-
-    def end(self) -> None:
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+    for number, question in enumerate(track(questions, announce, console=Console(stderr=True))):
+        answers = match.play(**question)
+        if number:
+            match.count(answers)
 
 
-class Match:
-    """Contestants by their names, their figures, and why some do not take part."""
-
-    def __init__(self) -> None:
-        self._there: dict[str, Contestant] = {}
-        self.answers: dict[str, list[dict[str, float]]] = {}
-        self.versions: dict[str, dict[str, str]] = {}
-        """of each Python"""
-        self.skipped: dict[str, str] = {}
-
-    def __enter__(self) -> "Match":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for contestant in self._there.values():
-            contestant.end()
-
-    def enter(self, name: str, cores: list[int], role: str, *arguments: str, python: str = sys.executable) -> None:
-        try:
-            self._there[name] = Contestant(cores, role, *arguments, python=python)
-        except Out as reason:
-            self.skipped[name] = str(reason)
-        else:
-            self.versions[python] = self._there[name].versions
-            self.answers[name] = []
-
-    def play(self, rounds: list[dict[str, Any]], announce: str) -> None:
-        """The first round is practice."""
-        from rich.console import Console
-        from rich.progress import Progress
-
-        with Progress(console=Console(stderr=True)) as progress:
-            for number, question in enumerate(progress.track(rounds, description=announce)):
-                names = list(self._there)
-                for name in names[number % len(names) :] + names[: number % len(names)] if names else []:
-                    try:
-                        answer = self._there[name].turn(**question)
-                    except Out as reason:
-                        self.skipped[name] = str(reason)
-                        del self._there[name], self.answers[name]
-                    else:
-                        self.answers[name] += [answer] if number else []
-
-    def speeds(self) -> dict[str, list[float]]:
-        """Pictures a second in each round."""
-        return {
-            name: [answer["pictures"] / answer["seconds"] for answer in answers]
-            for name, answers in self.answers.items()
-        }
+def speeds_of(match: Match) -> dict[str, list[float]]:
+    """Pictures a second in each round."""
+    return {
+        name: [answer["pictures"] / answer["seconds"] for answer in answers] for name, answers in match.answers.items()
+    }
 
 
-def spread(values: list[float], digits: int = 0) -> str:
-    least, middle, greatest = (f"{value:,.{digits}f}" for value in (min(values), median(values), max(values)))
-    return f"{middle} ({least} to {greatest})"
-
-
-def ratios(speeds: dict[str, list[float]], name: str, base: str) -> str:
-    if base not in speeds or name == base:
-        return ""
-    return spread([ours / theirs for ours, theirs in zip(speeds[name], speeds[base], strict=True)], 2)
+def over(speeds: dict[str, list[float]], name: str, base: str) -> str:
+    found = ratios(speeds, name, base)
+    return spread(found, 2) if found else ""
 
 
 def table(header: list[str], rows: list[list[str]]) -> None:
-    for row in (header, ["---"] * len(header), *rows):
-        print("| " + " | ".join(row) + " |")
-    print()
+    print(markdown(header, rows))
 
 
 def fail(sentence: str) -> NoReturn:
@@ -321,14 +221,13 @@ def preparing(options: argparse.Namespace, cores: list[int]) -> Match:
         Path(file).read_bytes()  # into the page cache
     with Match() as match:
         for encoding in ("raw", "jpeg"):
-            match.enter(f"alexnet_jax, {encoding} records", cores[:1], "prepare", encoding)
-        match.enter(PILLOW, cores[:1], "pillow", "")
-        match.enter(SAVING, cores[:1], "pillow", "saving")
-        match.play([{"files": files} for files in rounds], "preparing")
-    speeds = match.speeds()
+            enter(match, f"alexnet_jax, {encoding} records", cores[:1], "prepare", encoding)
+        enter(match, PILLOW, cores[:1], "pillow", "")
+        enter(match, SAVING, cores[:1], "pillow", "saving")
+        play(match, [{"files": files} for files in rounds], "preparing")
+    speeds = speeds_of(match)
     rows = [
-        [name, spread(speed), ratios(speeds, name, PILLOW), ratios(speeds, name, SAVING)]
-        for name, speed in speeds.items()
+        [name, spread(speed), over(speeds, name, PILLOW), over(speeds, name, SAVING)] for name, speed in speeds.items()
     ]
     table(["preparing, one core", "pictures/s", f"over {PILLOW}", f"over {SAVING}"], rows)
     return match
@@ -339,21 +238,21 @@ def reading(options: argparse.Namespace, cores: list[int]) -> Match:
         for encoding in ("raw", "jpeg"):
             for view, what in ("", "uint8 256x256"), ("cropped", "cropped, float32 224x224"):
                 arguments = str(prepared(options, encoding)), str(options.workers), view
-                match.enter(f"alexnet_jax, {encoding}, {what}", cores, "ours", *arguments)
+                enter(match, f"alexnet_jax, {encoding}, {what}", cores, "ours", *arguments)
         for kind in (RESIZED, USUAL):
             if options.torch_python:
                 train = str(options.photos / "folder" / "train")
-                match.enter(kind, cores, "torch", train, kind, python=options.torch_python)
+                enter(match, kind, cores, "torch", train, kind, python=options.torch_python)
             else:
                 match.skipped[kind] = "--torch-python is not given"
-        match.play([{"skip": 2, "seconds": options.seconds}] * (options.rounds + 1), "reading")
-    speeds = match.speeds()
+        play(match, [{"skip": 2, "seconds": options.seconds}] * (options.rounds + 1), "reading")
+    speeds = speeds_of(match)
     rows = []
     for name, speed in speeds.items():
         of_core = [each / len(cores) for each in speed]
         cores_needed = f"{10_000 / median(of_core):.1f}"
-        over = [ratios(speeds, name, base) for base in (RESIZED, USUAL)]
-        rows.append([name, spread(speed), f"{median(of_core):,.0f}", cores_needed, *over])
+        ratios_ = [over(speeds, name, base) for base in (RESIZED, USUAL)]
+        rows.append([name, spread(speed), f"{median(of_core):,.0f}", cores_needed, *ratios_])
     header = [f"reading, {len(cores)} cores", "pictures/s", "a core", "cores for 10,000/s"]
     table([*header, *(f"over {base}" for base in (RESIZED, USUAL))], rows)
     return match
@@ -365,9 +264,9 @@ def remembering(options: argparse.Namespace, cores: list[int]) -> Match:
     rows = []
     for encoding in ("raw", "jpeg"):
         with Match() as match:
-            match.enter(encoding, cores, "ours", str(prepared(options, encoding)), str(options.workers), "")
+            enter(match, encoding, cores, "ours", str(prepared(options, encoding)), str(options.workers), "")
             # Practice reads nothing, so that the first figure is that behind 100 batches.
-            match.play([{}, *[{"batches": 100}] * (options.batches // 100)], f"memory, {encoding}")
+            play(match, [{}, *[{"batches": 100}] * (options.batches // 100)], f"memory, {encoding}")
         both.skipped |= match.skipped
         both.answers |= match.answers
         both.versions |= match.versions
@@ -424,9 +323,7 @@ def main() -> None:
         fail("--rounds and --files are at least 1, --batches at least 400")
 
     cores = sorted(os.sched_getaffinity(0))[:2]
-    processors = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-                  if line.startswith("model name")]  # fmt: skip
-    about: dict[str, Any] = {"processor": (processors or [platform.machine()])[0]}
+    about: dict[str, Any] = {"processor": processor()}
     versions: dict[str, dict[str, str]] = {}
     for part, play in PARTS.items():
         if part in options.parts:
@@ -444,7 +341,4 @@ def main() -> None:
 PARTS = {"preparing": preparing, "reading": reading, "memory": remembering}
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--contestant"]:
-        serve(*sys.argv[2:])
-    else:
-        main()
+    main()

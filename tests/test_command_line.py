@@ -1,6 +1,9 @@
 """What all commands share: where compiled programs are kept."""
 
 import os
+import platform
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,3 +68,24 @@ def test_a_command_compiles_nothing_twice(tiny_file: Path, tiny_data: Path, tmp_
     assert {name.split("-")[0] for name in there} >= {"jit_step", "jit_of_view", "jit_create"}
     assert ended(tmp_path / "second") == first != []
     assert set(os.listdir(CACHE.name)) == there
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's own setting")
+def test_a_process_keeps_the_memory_that_it_gives_back() -> None:
+    """64 MiB, taken and given back again and again: without the setting each time costs 16,000 page faults."""
+    code = """
+import resource, sys
+from alexnet_jax.command_line import keep_memory
+if sys.argv[1] == "kept":
+    keep_memory()
+def touch():
+    bytes(64 << 20).count(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+touch(), touch()
+print(touch() - touch())
+"""
+    faults = {
+        how: -int(subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("kept", "not kept")
+    }
+    assert faults["kept"] < 100 < faults["not kept"]

@@ -1,6 +1,7 @@
 """Each layer against slow NumPy written from the formula."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -146,6 +147,76 @@ def test_convolution_is_the_sum_over_windows() -> None:
     with jax.enable_x64(True):
         y = layers.convolve(jnp.asarray(x), jnp.asarray(kernel), stride=2, padding=(1, 1))
         np.testing.assert_allclose(y, expected, rtol=1e-10)
+
+
+def plain_convolution(x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[int, int]) -> jax.Array:
+    form = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, kernel, (stride, stride), (padding, padding), dimension_numbers=form)
+
+
+@pytest.mark.parametrize(
+    ("side", "size", "stride", "padding"),
+    [
+        (23, 11, 4, (0, 3)),
+        (23, 11, 4, (2, 2)),
+        (19, 5, 2, (2, 2)),
+        (20, 5, 2, (0, 0)),
+        (18, 4, 4, (0, 0)),
+        (9, 2, 3, (1, 0)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.bfloat16])
+def test_the_gradients_of_a_convolution_in_strides_are_those_of_the_plain_form(
+    side: int, size: int, stride: int, padding: tuple[int, int], dtype: Any
+) -> None:
+    """Sizes that strides divide and do not, pixels that no window reads, kernels smaller than their stride."""
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        x, kernel = (
+            jnp.asarray(rng.normal(size=shape), dtype) for shape in ((2, side, side + 3, 3), (size, size, 3, 5))
+        )
+        plain, of_plain = jax.vjp(lambda x, kernel: plain_convolution(x, kernel, stride, padding), x, kernel)
+        ours, of_ours = jax.vjp(lambda x, kernel: layers.convolve(x, kernel, stride=stride, padding=padding), x, kernel)
+        np.testing.assert_array_equal(ours, plain)
+        g = jnp.asarray(rng.normal(size=plain.shape), dtype)
+        # A number of bfloat16 is off by up to 2^-9 of itself; the sums behind it are wider.
+        tolerance = 1e-12 if dtype == jnp.float64 else 2**-8
+        for mine, theirs in zip(of_ours(g), of_plain(g), strict=True):
+            assert mine.dtype == dtype
+            mine, theirs = (np.asarray(gradient, np.float64) for gradient in (mine, theirs))
+            np.testing.assert_allclose(mine, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
+
+
+def test_the_norms_of_bfloat16_are_those_of_float32_rounded() -> None:
+    """A sum of squares in bfloat16 would be off by far more than the last of its eight bits."""
+    x = jnp.asarray(np.random.default_rng(0).normal(0, 60, (2, 7, 7, 16)), jnp.bfloat16)
+    norm = ResponseNorm(k=1.0, alpha=0.05)
+    for layer in (lambda x: layers.lrn(x, norm, 2), lambda x: layers.map_norm(x, norm)):
+        narrow, back = jax.vjp(layer, x)
+        wide, back_wide = jax.vjp(layer, x.astype(jnp.float32))
+        np.testing.assert_array_equal(narrow, wide.astype(jnp.bfloat16))
+        np.testing.assert_array_equal(back(x)[0], back_wide(x.astype(jnp.float32))[0].astype(jnp.bfloat16))
+
+
+@pytest.mark.parametrize("shape", [(9, 11), (8, 8)], ids=str)
+def test_max_pooling_of_bfloat16_breaks_ties_as_the_plain_form(shape: tuple[int, int]) -> None:
+    """Of few values, so that most windows have several maxima."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.integers(0, 3, (2, *shape, 4)), jnp.bfloat16)
+    config = Pool(size=3, stride=2)
+
+    def plain(x: jax.Array) -> jax.Array:
+        reach = [(0, (pooled(side, config) - 1) * 2 + 3 - side) for side in shape]
+        return lax.reduce_window(
+            x, jnp.array(-jnp.inf, x.dtype), lax.max, (1, 3, 3, 1), (1, 2, 2, 1), [(0, 0), *reach, (0, 0)]
+        )
+
+    y, back = jax.vjp(plain, x)
+    ours, our_back = jax.vjp(lambda x: layers.pool(x, config), x)
+    np.testing.assert_array_equal(ours, y)
+    g = jnp.asarray(rng.integers(1, 5, y.shape), jnp.bfloat16)  # sums of them are exact
+    np.testing.assert_array_equal(our_back(g)[0], back(g)[0])
 
 
 def test_dropout_masks_belong_to_the_picture_and_the_column() -> None:

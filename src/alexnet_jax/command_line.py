@@ -1,8 +1,10 @@
 """What all commands share: typed options, one sentence for bad input, and devices to run on."""
 
 import contextlib
+import ctypes
 import io
 import os
+import platform
 import re
 import runpy
 import sys
@@ -152,6 +154,20 @@ def keep_compiled() -> None:
         return
     if os.access(directory, os.W_OK | os.X_OK):
         jax.config.update("jax_compilation_cache_dir", str(directory))
+
+
+def keep_memory() -> None:
+    """Lets the process keep the memory that a step gives back, for the next one.
+
+    On a CPU XLA asks for a step's working memory anew each time. glibc takes large blocks from the kernel and returns
+    them, 190,000 page faults a step of `cuda_convnet` with a batch of 32 and a tenth of its time. Here all come from
+    one heap that does not shrink. Before the first use of a device; without glibc nothing is changed.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    trim_threshold, mmap_max, arena_max = -1, -4, -8  # malloc.h
+    for parameter, value in ((trim_threshold, -1), (mmap_max, 0), (arena_max, 1)):
+        ctypes.CDLL(None).mallopt(parameter, value)
 
 
 def mesh_of(text: str, config: Config) -> Mesh:

@@ -110,6 +110,7 @@ def described(classes: list[str]) -> str:
 
 def evaluate() -> None:
     options = command_line.parse(Options)
+    command_line.keep_memory()
     command_line.make_cpu_devices()
     found = checkpoint.find(options.run)
     trained_on = found.data

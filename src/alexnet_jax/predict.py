@@ -101,6 +101,7 @@ def progress(batches: list[list[Path]]) -> Iterator[list[Path]]:
 
 def predict() -> None:
     options = command_line.parse(Options)
+    command_line.keep_memory()
     command_line.make_cpu_devices()
     if not options.images:
         raise BadInput("there are no pictures to look at; give files, folders or patterns behind the model")

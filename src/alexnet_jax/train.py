@@ -214,6 +214,7 @@ class Signals:
 
 
 def train() -> None:
+    command_line.keep_memory()
     command_line.make_cpu_devices()  # before the user's file, which may well use JAX
     options, config = parse_options()
     console = Console(highlight=False)

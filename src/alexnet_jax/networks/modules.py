@@ -134,10 +134,12 @@ def follow(
             x = activation(x)
         elif step == "pool":
             name = name.replace(name[:4], "pool")
-            x = pool(name, x)
+            with jax.named_scope(name):
+                x = pool(name, x)
         elif normalise := norm if step == "norm" else map_norm:
             name = name.replace(name[:4], "norm")
-            x = normalise(x)
+            with jax.named_scope(name):
+                x = normalise(x)
         acts[name] = x
     return x
 

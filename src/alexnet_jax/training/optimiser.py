@@ -43,9 +43,9 @@ def update(config: OptimConfig, params: Any, moments: Any, gradients: Any, rates
         directions, moments = optax.scale_by_adam().update(gradients, moments)
         changes = jax.tree.map_with_path(lambda path, direction: -rate(path) * direction, directions)
     else:
-        changes = moments = sgd(
-            config.momentum, moments, gradients, jax.tree.map_with_path(lambda p, _: rate(p), params)
-        )
+        own_rates = jax.tree.map_with_path(lambda path, _: rate(path), params)
+        # Behind the barrier XLA reads the velocity instead of computing it again, from copies of what it replaces.
+        changes = moments = jax.lax.optimization_barrier(sgd(config.momentum, moments, gradients, own_rates))
     return jax.tree.map(jnp.add, params, changes), moments, changes
 
 

@@ -1,0 +1,82 @@
+"""This package: its step and its forward pass as `train` and `evaluate` run them, but for reading pictures."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from alexnet_jax import command_line
+from alexnet_jax.config import Precision, from_json
+from alexnet_jax.contestants.turns import Worker
+from alexnet_jax.networks import columns, functional
+from alexnet_jax.training.optimiser import rates
+from alexnet_jax.training.progress import Progress
+from alexnet_jax.training.step import make_train_step, new_state
+
+
+def given(directory: str) -> tuple[dict[str, Any], Any, dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """What the umpire wrote: the task, its Config, parameters by "layer/kind", images and labels."""
+    task = json.loads((Path(directory) / "task.json").read_text())
+    batch = np.load(Path(directory) / "batch.npz")
+    if jax.default_backend() != "cpu" and task["precision"] != "bfloat16":  # elsewhere float32 may well mean TF32
+        precisions = {"float32": "float32", "tf32": "tensorfloat32"}
+        jax.config.update("jax_default_matmul_precision", precisions[task["precision"]])
+    params = dict(np.load(Path(directory) / "params.npz"))
+    return task, from_json(json.dumps(task["config"])), params, batch["images"], batch["labels"]
+
+
+def role(directory: str, mesh_sizes: str) -> Worker:
+    """`mesh_sizes`: D,C, of as many devices as JAX_NUM_CPU_DEVICES says."""
+    command_line.keep_memory()
+    data, column = map(int, mesh_sizes.split(","))
+    task, config, arrays, images, labels = given(directory)
+    precision: Precision = "bfloat16" if task["precision"] == "bfloat16" else "float32"
+    mesh = columns.make_mesh(data, column)
+    batch = columns.shard_batch({"image": images, "label": labels}, mesh, len(images))
+
+    def fresh_params() -> Any:
+        params: dict[str, dict[str, Array]] = {}
+        for name, array in arrays.items():
+            layer, kind = name.split("/")
+            params.setdefault(layer, {})[kind] = jnp.array(array)
+        return columns.shard(params, config.model, mesh)
+
+    if task["work"] == "infer":
+        forward, params = functional.forward(config.model, mesh, precision), fresh_params()
+
+        def infer(_: Any) -> Array:
+            # Awaited on every device, as two may run side by side, and a collective that a stop falls into gives up.
+            return jax.block_until_ready(forward(params, batch["image"]))
+
+        def loss() -> list[float]:
+            return [float(optax.softmax_cross_entropy_with_integer_labels(infer(None), batch["label"]).mean())]
+
+        return Worker(loss, lambda: None, infer, lambda _: None)
+
+    rate, key, noisy = rates(config.optim, 0.0, Progress()), jax.random.key(0), jnp.float32(0)
+
+    def step_of(dropout: float) -> Any:
+        forward = functional.forward(replace(config.model, dropout=dropout), mesh, precision)
+        step = make_train_step(forward, lambda images, key, noisy: images, config.optim)
+        return lambda state: step(state, batch["image"], batch["label"], key, rate, noisy)
+
+    def fresh_state() -> Any:
+        params = fresh_params()
+        layout = columns.shardings(jax.eval_shape(lambda: new_state(params, config.optim)), mesh)
+        return jax.jit(lambda params: new_state(params, config.optim), out_shardings=layout)(params)
+
+    def losses() -> list[float]:
+        step, state, found = step_of(dropout=0.0), fresh_state(), []
+        for _ in range(3):
+            state, metrics = jax.block_until_ready(step(state))
+            found.append(float(metrics["loss"]))
+        return found
+
+    step = step_of(config.model.dropout)
+    return Worker(losses, fresh_state, lambda state: step(state)[0], jax.block_until_ready)

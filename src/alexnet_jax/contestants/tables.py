@@ -1,0 +1,84 @@
+"""The benchmark's figures as Markdown."""
+
+from statistics import median
+from typing import Any
+
+from alexnet_jax.contestants.turns import markdown, spread
+
+LIBRARIES = "Python", "jax", "numpy", "onnxruntime", "torch"
+
+
+def report(found: dict[str, Any]) -> str:
+    """Everything: what was run where, then a table for each network and kind of work."""
+    device = next((cell["machine"]["device"] for cell in found["speed"] if cell["machine"]), "cpu")
+    machine = f"{found['processor']}, {found['cores']} cores" + (f", {device}" if device != "cpu" else "")
+    text = f"`{found['command']}`, {found['date']}, {machine}.\n\n"
+    for versions in found["versions"].values():
+        text += "- " + ", ".join(f"{name} {versions[name]}" for name in LIBRARIES if name in versions) + "\n"
+    for name, work in dict.fromkeys((cell["preset"], cell["work"]) for cell in found["speed"]):
+        cells = [cell for cell in found["speed"] if (cell["preset"], cell["work"]) == (name, work)]
+        text += "\n" + speed(name, work, cells)
+    if "without_torch" in found:
+        text += f"\nPyTorch is left out below: {found['without_torch']}.\n"
+    if "startup" in found:
+        text += "\n" + seconds("until", found["startup"])
+    if "result" in found:
+        text += "\n" + seconds(
+            f"`fashion` to a validation error of {found['result']['target']:g}", found["result"]["times"]
+        )
+    return text
+
+
+def speed(name: str, work: str, cells: list[dict[str, Any]]) -> str:
+    """Medians over the rounds, with the least and the greatest; ratios were taken within each round."""
+    rows, notes = [], ""
+    missing: dict[str, dict[str, list[str]]] = {}
+    bases = [base for base in ("PyTorch's best", "plain JAX", "onnxruntime") if any(_has(cell, base) for cell in cells)]
+    for cell in cells:
+        for who, of in cell["contestants"].items():
+            best = ", its best" if who == cell["torch_best"] else ""
+            over = [spread(of["over"][base]["rounds"], 2) if base in of["over"] else "" for base in bases]
+            share = f"{of['matmul_share']:.2f}" if "matmul_share" in of else ""
+            images, ms = of["images_per_second"]["rounds"], of["ms_per_step"]["median"]
+            rows.append(
+                [
+                    str(cell["batch"]),
+                    who + best,
+                    spread(images, _digits(images)),
+                    f"{ms:,.{_digits([ms]) + 1}f}",
+                    *over,
+                    share,
+                ]
+            )
+        if cell["machine"]:
+            matmul, copy = cell["machine"]["matmul_gflops"], cell["machine"]["copy_gb_per_second"]
+            notes += (
+                f"- Batch {cell['batch']}: {cell['flops_per_step'] / 1e9:,.4g} GFLOP a step; the machine multiplies "
+            )
+            notes += f"{spread(matmul['rounds'], 1)} GFLOP/s and copies {spread(copy['rounds'], 1)} GB/s.\n"
+        for who, why in cell["skipped"].items():
+            missing.setdefault(why, {}).setdefault(who, []).append(str(cell["batch"]))
+    for why, batches in missing.items():
+        who = "; ".join(f"{name} (batch {', '.join(of)})" for name, of in batches.items())
+        notes += f"- Left out: {who}: {why}.\n"
+    header = ["batch", f"{name}, {work}", "images/s", "ms a step"]
+    columns = [*header, *(f"over {base}" for base in bases), "of the matmul rate"]
+    return markdown(columns, rows) + "\n" + notes
+
+
+def _has(cell: dict[str, Any], base: str) -> bool:
+    return any(base in of["over"] for of in cell["contestants"].values())
+
+
+def _digits(values: list[float]) -> int:
+    return 0 if median(values) >= 100 else 1
+
+
+def seconds(what: str, times: dict[str, list[float | None]]) -> str:
+    """Medians of the runs that got there."""
+    rows = []
+    for name, found in times.items():
+        there = [each for each in found if each is not None]
+        missed = f"; {len(found) - len(there)} of {len(found)} did not get there" if len(there) < len(found) else ""
+        rows.append([name, (spread(there, 2) if there else "") + missed])
+    return markdown([what, "seconds"], rows)

@@ -1,0 +1,249 @@
+"""Programs that are timed against each other take turns, round by round, each in a process of its own.
+
+Whoever has no turn is stopped with all its workers, so nobody works ahead meanwhile, and the machine's drift meets all
+alike. A contestant may live in another Python, which needs nothing of ours: this file is run there by its path, with
+the file of the contestant's role, and imports the standard library alone.
+"""
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+LIBRARIES = (
+    *("alexnet-jax", "array-record", "flax", "grain", "jax", "jaxlib", "numpy", "onnxruntime"),
+    *("opencv-python-headless", "pillow", "simplejpeg", "torch", "torchvision"),
+)
+
+# ------------------------------------------------------------------------------------------ the contestants' own side
+
+
+def serve(file: str, *arguments: str) -> None:
+    """Answers each question, a line of JSON, with a line of JSON, by what the file's `role(*arguments)` returns."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints is no answer
+
+    def say(**answer: Any) -> None:
+        print(json.dumps(answer), file=answers, flush=True)
+
+    # A role finds this module by its name in a Python that has nothing else of the package, too.
+    sys.modules["alexnet_jax.contestants.turns"] = sys.modules["__main__"]
+    try:
+        spec = importlib.util.spec_from_file_location("role", file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        turn = module.role(*arguments)
+        found = {dist.name.lower().replace("_", "-"): dist.version for dist in importlib.metadata.distributions()}
+        libraries = {name: found[name] for name in LIBRARIES if name in found}
+        say(versions={"Python": platform.python_version()} | libraries)
+        for line in sys.stdin:
+            say(**turn(**json.loads(line)))
+    except Exception as error:
+        say(error=f"{type(error).__name__}: {error}")
+
+
+class Worker:
+    """Answers of a network that trains or infers: what it computes, then how fast.
+
+    `losses()` are those of a check. `state = step(state)`, from `fresh()` on, is the work to be timed, and
+    `settle(state)` awaits it.
+    """
+
+    def __init__(
+        self,
+        losses: Callable[[], list[float]],
+        fresh: Callable[[], Any],
+        step: Callable[[Any], Any],
+        settle: Callable[[Any], object],
+    ) -> None:
+        self._losses, self._fresh, self._step, self._settle = losses, fresh, step, settle
+        self._state: Any = None
+        self._of_one = 0.0
+
+    def __call__(self, check: bool = False, seconds: float = 0.0) -> dict[str, Any]:
+        """{"losses"} or {"steps", "seconds"} over about so many seconds, and at least one step.
+
+        Training steps, which wait for each other, are given out at once and awaited together, so their number follows
+        from those before.
+        """
+        if check:
+            return {"losses": self._losses()}
+        if not self._of_one:
+            self._state = self._fresh()
+            self._time(1)  # compiles
+        if self._of_one < seconds:
+            self._time(1)  # its threads wake up, and the caches are still somebody else's
+        steps = max(1, round(seconds / self._of_one))
+        self._time(steps)
+        return {"steps": steps, "seconds": steps * self._of_one}
+
+    def _time(self, steps: int) -> None:
+        began = time.perf_counter()
+        for _ in range(steps):
+            self._state = self._step(self._state)
+        self._settle(self._state)
+        self._of_one = (time.perf_counter() - began) / steps
+
+
+# ----------------------------------------------------------------------------------------------------- the umpire's
+
+
+class Out(Exception):
+    """Why a contestant does not take part."""
+
+
+class Contestant:
+    """A process that waits for its turn. Raises Out where it cannot start."""
+
+    def __init__(self, file: Path, *arguments: str, python: str, environment: dict[str, str]) -> None:
+        # Our PYTHONPATH is not for another Python; and no file beside this one is to be taken for a library.
+        isolated = "-P" if python == sys.executable else "-I"
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (it lasts as long as the process)
+        try:
+            # A group of its own to be stopped by; in our session, so that the kernel ends it should we be killed.
+            self._process = subprocess.Popen(
+                [python, isolated, __file__, str(file), *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                text=True,
+                process_group=0,
+                env=os.environ | environment,
+            )
+        except OSError as error:
+            raise Out(f"{python} cannot be run: {error.strerror}") from None
+        self.versions: dict[str, str] = self._answer()["versions"]
+
+    def turn(self, **question: Any) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        os.killpg(self._process.pid, signal.SIGCONT)
+        try:
+            self._process.stdin.write(json.dumps(question) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has ended, which reading will say
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        try:
+            line = self._process.stdout.readline()
+        except KeyboardInterrupt:
+            self.end()
+            raise
+        answer = json.loads(line) if line else {"error": self._last_words()}
+        if "error" in answer:
+            self.end()
+            raise Out(" ".join(answer["error"].split())[:300])
+        os.killpg(self._process.pid, signal.SIGSTOP)
+        return answer
+
+    def _last_words(self) -> str:
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").splitlines()
+        words = [line for line in lines if line.strip() and not line.startswith((" ", "***"))]  # no frames of a stack
+        return f"it ended with {words[-1]!r}" if words else "it ended without a word"
+
+    def end(self) -> None:
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+
+class Match:
+    """Contestants by their names, their answers, and why some do not take part."""
+
+    def __init__(self) -> None:
+        self._there: dict[str, Contestant] = {}
+        self._rounds = 0
+        self.answers: dict[str, list[dict[str, Any]]] = {}
+        self.versions: dict[str, dict[str, str]] = {}
+        """of each Python"""
+        self.skipped: dict[str, str] = {}
+
+    def __enter__(self) -> "Match":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for contestant in self._there.values():
+            contestant.end()
+
+    def enter(
+        self,
+        name: str,
+        file: Path,
+        *arguments: str,
+        python: str = sys.executable,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        """A contestant that does what the file's `role(*arguments)` returns."""
+        try:
+            self._there[name] = Contestant(file, *arguments, python=python, environment=environment or {})
+        except Out as reason:
+            self.skipped[name] = str(reason)
+        else:
+            self.versions[python] = self._there[name].versions
+            self.answers[name] = []
+
+    def play(self, **question: Any) -> dict[str, dict[str, Any]]:
+        """One round: everybody's answer to the question. Who fails is out."""
+        names, answers = list(self._there), {}
+        start = self._rounds % len(names) if names else 0
+        self._rounds += 1
+        for name in names[start:] + names[:start]:
+            try:
+                answers[name] = self._there[name].turn(**question)
+            except Out as reason:
+                self.strike(name, str(reason))
+        return answers
+
+    def count(self, answers: dict[str, dict[str, Any]]) -> None:
+        """A round that was no practice."""
+        for name, answer in answers.items():
+            self.answers[name].append(answer)
+
+    def strike(self, name: str, reason: str) -> None:
+        self._there.pop(name).end()
+        del self.answers[name]
+        self.skipped[name] = reason
+
+
+def spread(values: list[float], digits: int = 0) -> str:
+    """Median (least to greatest)."""
+    least, middle, greatest = (f"{value:,.{digits}f}" for value in (min(values), median(values), max(values)))
+    return f"{middle} ({least} to {greatest})"
+
+
+def ratios(figures: dict[str, list[float]], name: str, base: str) -> list[float]:
+    """Round by round; none where the base did not take part."""
+    if base not in figures or name == base:
+        return []
+    return [ours / theirs for ours, theirs in zip(figures[name], figures[base], strict=True)]
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    lines = (header, ["---"] * len(header), *rows)
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def processor() -> str:
+    """The machine's processor, by its own name."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return (names or [platform.machine()])[0]
+
+
+if __name__ == "__main__":
+    serve(*sys.argv[1:])

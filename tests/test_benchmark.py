@@ -1,0 +1,211 @@
+"""The benchmark: all contestants compute the same, who does not is struck out, and what is said of them is right."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from conftest import run_command
+
+import alexnet_jax as alexnet
+from alexnet_jax import benchmark
+from alexnet_jax.config import Config, ModelConfig
+from alexnet_jax.contestants import onnx_runtime, ours, plain_jax, whole_runs
+from alexnet_jax.contestants.turns import Match, ratios
+from alexnet_jax.training.optimiser import sgd
+
+NETWORKS = ("tiny", "2012's order", "tutorial")
+
+
+def config_of(network: str, tiny_file: Path) -> Config:
+    config = benchmark.task_config("tutorial" if network == "tutorial" else str(tiny_file), 4)
+    if network != "2012's order":
+        return config
+    assert isinstance(config.model, ModelConfig)
+    model = replace(
+        config.model,
+        conv1=replace(config.model.conv1, padding=(0, 3), then=("norm", "pool", "activation")),
+        conv2=replace(config.model.conv2, then=("activation", "norm", "map_norm", "pool")),
+        ragged=("pool2",),
+    )
+    return replace(config, model=model)
+
+
+@pytest.fixture(params=NETWORKS)
+def network(request: pytest.FixtureRequest, tiny_file: Path) -> Config:
+    return config_of(request.param, tiny_file)
+
+
+def arrays_of(directory: Path) -> dict[str, np.ndarray]:
+    return dict(np.load(directory / "params.npz"))
+
+
+def test_plain_jax_trains_alike(network: Config, tmp_path: Path) -> None:
+    benchmark.write_task(tmp_path, network, "train", "float32", 2)
+    mine = ours.role(str(tmp_path), "1,1")(check=True)["losses"]
+    assert abs(mine[2] / mine[0] - 1) > 5e-3, "the steps must be seen in the losses"
+    plain = plain_jax.role(str(tmp_path))
+    np.testing.assert_allclose(plain(check=True)["losses"], mine, rtol=2e-5)
+    assert plain(seconds=0.0)["steps"] == 1
+
+
+def test_onnxruntime_computes_the_same_logits(network: Config, tmp_path: Path) -> None:
+    benchmark.write_task(tmp_path, network, "infer", "float32", 2)
+    _, config, arrays, images, _ = ours.given(str(tmp_path))
+    params: dict[str, dict[str, np.ndarray]] = {}
+    for name, array in arrays.items():
+        params.setdefault(name.split("/")[0], {})[name.split("/")[1]] = array
+    (theirs,) = onnx_runtime.session(config.model, arrays, 1).run(None, {"images": images.transpose(0, 3, 1, 2)})
+    mine = alexnet.forward(config.model)(params, images)
+    np.testing.assert_allclose(theirs, mine, rtol=1e-4, atol=1e-5)
+
+
+def test_the_same_loss_in_inference(network: Config, tmp_path: Path) -> None:
+    benchmark.write_task(tmp_path, network, "infer", "float32", 2)
+    mine = ours.role(str(tmp_path), "1,1")(check=True)["losses"]
+    for worker in (plain_jax.role(str(tmp_path)), onnx_runtime.role(str(tmp_path))):
+        np.testing.assert_allclose(worker(check=True)["losses"], mine, rtol=2e-5)
+
+
+@pytest.mark.parametrize("work", ["train", "infer"])
+def test_pytorch_trains_alike(network: Config, work: benchmark.Work, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from alexnet_jax.contestants import pytorch
+
+    benchmark.write_task(tmp_path, network, work, "float32", 2)
+    mine = ours.role(str(tmp_path), "1,1")(check=True)["losses"]
+    for memory in "NCHW", "NHWC":
+        np.testing.assert_allclose(pytorch.role(str(tmp_path), memory, "eager")(check=True)["losses"], mine, rtol=2e-5)
+
+
+def test_pytorchs_momentum_outlives_a_fall_of_the_rate_as_the_papers() -> None:
+    torch = pytest.importorskip("torch")
+    from alexnet_jax.contestants import pytorch
+
+    w = torch.ones(3, requires_grad=True)
+    rule = torch.optim.SGD([w], lr=0.1, momentum=0.9)
+    expected, velocity = np.ones(3, np.float32), np.zeros(3, np.float32)
+    for step, rate in enumerate([0.1, 0.1, 0.01, 0.01]):
+        if step == 2:
+            pytorch.change_rates(rule, 0.1)
+        rule.zero_grad()
+        (w**2).sum().backward()
+        rule.step()
+        velocity = np.asarray(sgd(0.9, velocity, 2 * expected, np.float32(rate)))
+        expected = expected + velocity
+        np.testing.assert_allclose(w.detach().numpy(), expected, rtol=1e-5)
+
+
+def test_operations_by_hand() -> None:
+    conv1 = 55 * 55 * 96 * 11 * 11 * 3
+    others = (
+        27 * 27 * 256 * 5 * 5 * 48
+        + 13 * 13 * (384 * 3 * 3 * 256 + 384 * 3 * 3 * 192 + 256 * 3 * 3 * 192)
+        + 6 * 6 * 256 * 4096 + 4096 * 4096 + 4096 * 1000
+    )  # fmt: skip
+    model = alexnet.preset("cuda_convnet").model
+    assert benchmark.flops(model, "infer", 32) == 2 * 32 * (conv1 + others)
+    assert benchmark.flops(model, "train", 32) == 2 * 32 * (2 * conv1 + 3 * others)
+
+
+def role_file(directory: Path, name: str, answer: str) -> Path:
+    path = directory / f"{name}.py"
+    path.write_text(f"def role():\n    return lambda check=False, seconds=0.0: {answer}\n")
+    return path
+
+
+def test_who_computes_something_else_or_fails_is_struck_out(tmp_path: Path) -> None:
+    timed = '{"steps": 10, "seconds": 2.0}'
+    roles = {
+        "honest": f'{{"losses": [2.0, 1.0, 0.5]}} if check else {timed}',
+        "near": f'{{"losses": [2.0, 1.0, 0.5001]}} if check else {timed}',
+        "liar": f'{{"losses": [2.0, 1.0, 0.6]}} if check else {timed}',
+        "lost": f'{{"losses": [2.0, float("nan"), 0.5]}} if check else {timed}',
+        "clumsy": '{"losses": [2.0, 1.0, 0.5]} if check else 1 / 0',
+        "mute": '__import__("os").write(2, b"no room\\n") and __import__("os")._exit(1)',
+    }
+    with Match() as match:
+        for name, answer in roles.items():
+            match.enter(name, role_file(tmp_path, name, answer))
+        match.enter("nowhere", tmp_path / "honest.py", python="/no/such/python")
+        benchmark.play(match, benchmark.Options(rounds=2), lambda: None)
+    assert {name: len(answers) for name, answers in match.answers.items()} == {"honest": 2, "near": 2}
+    assert match.skipped == {
+        "liar": "struck out: its losses are 2, 1, 0.6, ours 2, 1, 0.5",
+        "lost": "struck out: its losses are 2, nan, 0.5, ours 2, 1, 0.5",
+        "clumsy": "ZeroDivisionError: division by zero",
+        "mute": "it ended with 'no room'",
+        "nowhere": "/no/such/python cannot be run: No such file or directory",
+    }
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    figures = {"a": [2.0, 9.0], "b": [1.0, 3.0]}
+    assert ratios(figures, "a", "b") == [2.0, 3.0]
+    assert ratios(figures, "a", "a") == ratios(figures, "a", "c") == []
+
+
+def test_nobody_outlives_an_umpire_that_is_killed(tmp_path: Path) -> None:
+    role_file(tmp_path, "idle", "{}")
+    umpire = tmp_path / "umpire.py"
+    umpire.write_text(
+        "import sys, time\nfrom pathlib import Path\nfrom alexnet_jax.contestants.turns import Match\n"
+        f"match = Match()\nmatch.enter('idle', Path({str(tmp_path / 'idle.py')!r}))\n"
+        "print(match._there['idle']._process.pid, flush=True)\ntime.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, umpire], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout is not None
+    worker = int(process.stdout.readline())
+    os.kill(worker, 0)
+    process.kill()
+    process.wait()
+    for _ in range(100):
+        stat = Path(f"/proc/{worker}/stat")
+        if not stat.exists() or stat.read_text().rsplit(")")[1].split()[0] == "Z":
+            return
+        time.sleep(0.05)
+    pytest.fail("the worker is still there")
+
+
+def test_seconds_until_a_line_says_so(tmp_path: Path) -> None:
+    code = "import json, time\nfor n in range(100): print(json.dumps({'step': n}), flush=True); time.sleep(0.05)"
+    took = whole_runs.seconds_until([sys.executable, "-c", code], tmp_path / "said", lambda line: line["step"] == 4)
+    assert took is not None
+    assert 0.2 < took < 4
+    missed = whole_runs.seconds_until([sys.executable, "-c", "print('{}')"], tmp_path / "said", lambda line: False)
+    assert missed is None
+
+
+def test_the_command(tiny_file: Path, tmp_path: Path) -> None:
+    ended = run_command(
+        *("benchmark", "--presets", tiny_file, "--work", "infer", "--batches", 2, "--rounds", 2, "--seconds", 0.02),
+        *("--parts", "speed", "--torch-python", "/no/such/python", "--out", tmp_path / "found"),
+    )
+    assert ended.code == 0, ended.err
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert {"command", "date", "processor", "cores", "versions", "speed"} <= found.keys()
+    (cell,) = found["speed"]
+    mine, plain = f"alexnet_jax 1,1, JAX {jax.__version__}", f"plain JAX {jax.__version__}"
+    assert cell["contestants"].keys() == {mine, mine.replace("1,1", "1,2"), plain, "onnxruntime"}
+    assert cell["skipped"]["PyTorch NHWC eager"] == "/no/such/python cannot be run: No such file or directory"
+    of = cell["contestants"][mine]
+    assert len(of["images_per_second"]["rounds"]) == 2
+    assert of["over"]["plain JAX"]["least"] <= of["over"]["plain JAX"]["median"]
+    assert 0 < of["matmul_share"] < 1
+    assert cell["machine"]["matmul_gflops"]["median"] > 0
+    table = (tmp_path / "found.md").read_text()
+    assert mine in table
+    assert "PyTorch NHWC compiled (batch 2): /no/such/python cannot be run" in table
+    assert table in ended.out
+
+
+def test_bad_input_is_answered_with_one_sentence() -> None:
+    assert "local layers" in run_command("benchmark", "--presets", "cifar").refused
+    assert "at least 1" in run_command("benchmark", "--rounds", 0).refused
+    assert "no Python that has JAX" in run_command("benchmark", "--also-python", "/no/such/python").refused
