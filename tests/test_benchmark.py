@@ -206,6 +206,6 @@ def test_the_command(tiny_file: Path, tmp_path: Path) -> None:
 
 
 def test_bad_input_is_answered_with_one_sentence() -> None:
-    assert "local layers" in run_command("benchmark", "--presets", "cifar").refused
+    assert "CIFAR-10" in run_command("benchmark", "--presets", "cifar").refused
     assert "at least 1" in run_command("benchmark", "--rounds", 0).refused
     assert "no Python that has JAX" in run_command("benchmark", "--also-python", "/no/such/python").refused

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import os
 import shlex
 import signal
 import subprocess
@@ -26,10 +25,11 @@ from alexnet_jax import command_line, contestants
 from alexnet_jax.config import BadInput, Config, Model, ModelConfig, TutorialConfig
 from alexnet_jax.contestants import tables, whole_runs
 from alexnet_jax.contestants.turns import Match, processor, ratios
+from alexnet_jax.data.records import cores
 from alexnet_jax.networks import functional
 from alexnet_jax.presets import preset
+from alexnet_jax.training import progress
 from alexnet_jax.training.optimiser import rates
-from alexnet_jax.training.progress import Progress as Rest
 
 Kind = Literal["ours", "plain", "pytorch", "onnxruntime"]
 Part = Literal["speed", "startup", "result"]
@@ -90,12 +90,12 @@ def task_config(name: str, batch: int) -> Config:
     """The preset as it is timed. Raises BadInput where its network has no twins."""
     config = command_line.named_config(name)
     model = config.model
-    if not isinstance(model, ModelConfig | TutorialConfig) or not getattr(model, "columns_meet", True):
+    if not isinstance(model, ModelConfig | TutorialConfig):
         raise BadInput(
-            f"{name} has local layers or columns that never meet, which the other programs' networks have not"
+            f"{name} is one of the CIFAR-10 networks, which the other programs have not; give another preset"
         )
-    if model.activation != "relu" or model.pool.kind != "max":
-        raise BadInput(f"{name} has not ReLU and max pooling, which the other programs' networks have")
+    if not getattr(model, "columns_meet", True) or model.activation != "relu" or model.pool.kind != "max":
+        raise BadInput(f"{name} has not columns that meet, ReLU and max pooling, as the other programs' networks have")
     # Activations of a fresh network are near 1 here. The printed alphas would hide a wrong window from the losses; the
     # time that a norm takes does not depend on them.
     model = replace(model, lrn=replace(model.lrn, alpha=0.05))
@@ -115,7 +115,11 @@ def write_task(directory: Path, config: Config, work: Work, precision: Precision
     batch.npz    "images" float32 [B, H, W, C], "labels" int32 [B]
     """
     optim, rng = config.optim, np.random.default_rng(0)
-    rate, layer_rates, layer_decays = rates(optim, 0.0, Rest()), dict(optim.layer_rates), dict(optim.layer_decays)
+    rate, layer_rates, layer_decays = (
+        rates(optim, 0.0, progress.Progress()),
+        dict(optim.layer_rates),
+        dict(optim.layer_decays),
+    )
     params, rates_, decays = {}, {}, {}
     for layer, shapes in jax.eval_shape(lambda: functional.init(config.model, jax.random.key(0))).items():
         for kind, array in shapes.items():
@@ -156,6 +160,8 @@ def enter_all(match: Match, options: Options, directory: Path, config: Config, w
     def enter(name: str, role: str, *arguments: str, python: str = sys.executable, devices: int = 1) -> None:
         # On a GPU, others need memory, too.
         environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "JAX_NUM_CPU_DEVICES": str(devices)}
+        # What `command_line.keep_memory` does for our commands, for everybody.
+        environment |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_ARENA_MAX": "1"}
         match.enter(name, ROLES / f"{role}.py", *arguments, python=python, environment=environment)
 
     enter(MACHINE, "machine", options.precision)
@@ -216,7 +222,7 @@ def cell(options: Options, name: str, work: Work, batch: int, tick: Callable[[],
     """One network, one kind of work, one size of batches: everybody's figures."""
     config = task_config(name, batch)
     with tempfile.TemporaryDirectory() as directory, Match() as match:
-        write_task(Path(directory), config, work, options.precision, len(os.sched_getaffinity(0)))
+        write_task(Path(directory), config, work, options.precision, cores())
         enter_all(match, options, Path(directory), config, work)
         losses = play(match, options, tick)
     machine = match.answers.pop(MACHINE, [])
@@ -230,7 +236,8 @@ def cell(options: Options, name: str, work: Work, batch: int, tick: Callable[[],
     )
     of_contestants: dict[str, Any] = {}
     for who, speed in speeds.items():
-        bases = {"PyTorch's best": torch_best, "plain JAX": PLAIN, "onnxruntime": ONNX}
+        plain = PLAIN if who.endswith(f"JAX {jax.__version__}") else ""  # the same JAX
+        bases = {"PyTorch's best": torch_best, "plain JAX": plain, "onnxruntime": ONNX}
         over = {base: ratios(speeds, who, found) for base, found in bases.items()}
         of_contestants[who] = {
             "images_per_second": figures(speed),
@@ -239,8 +246,8 @@ def cell(options: Options, name: str, work: Work, batch: int, tick: Callable[[],
             "losses": losses[who],
         }
         if machine:
-            matmul = median(answer["flops"] for answer in machine)
-            of_contestants[who]["matmul_share"] = median(speed) / batch * amount / matmul
+            shares = [each / batch * amount / answer["flops"] for each, answer in zip(speed, machine, strict=True)]
+            of_contestants[who]["matmul_share"] = figures(shares)
     return {
         "preset": name,
         "work": work,
@@ -266,9 +273,15 @@ def parse_options() -> Options:
         raise BadInput("--rounds, --seeds and --batches are at least 1, --seconds more than 0")
     for name in options.presets:
         task_config(name, 1)
+    versions = [jax.__version__]
     for python in options.also_python:
-        if version_in(python, "jax") is None:
+        versions.append(version_in(python, "jax") or "")
+        if not versions[-1]:
             raise BadInput(f"--also-python {python} is no Python that has JAX")
+        if versions[-1] in versions[:-1]:
+            raise BadInput(f"--also-python {python} has JAX {versions[-1]}, which another has, too; leave it out")
+    if not options.out.absolute().parent.is_dir():
+        raise BadInput(f"--out {options.out} is in no directory that is there; make {options.out.parent} first")
     return options
 
 
@@ -282,7 +295,7 @@ class Report:
             "command": shlex.join(["python", "-m", "alexnet_jax.benchmark", *sys.argv[1:]]),
             "date": time.strftime("%Y-%m-%d"),
             "processor": processor(),
-            "cores": len(os.sched_getaffinity(0)),
+            "cores": cores(),
             "versions": {},
             "speed": [],
         }
@@ -336,9 +349,9 @@ def benchmark() -> None:
     jax.config.update("jax_platforms", "cpu")  # of this process: accelerators are the contestants'
     options = parse_options()
     report = Report(options.out)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    parts = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     try:
-        with Progress(*columns, console=Console(stderr=True, highlight=False)) as show:
+        with Progress(*parts, console=Console(stderr=True, highlight=False)) as show:
             measure(options, report, show)
     except KeyboardInterrupt:
         kept = f"what was measured before is in {options.out}.json" if report.saved else "nothing was measured yet"

@@ -152,14 +152,15 @@ def keep_compiled() -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)  # who writes there decides what runs here
     except (OSError, RuntimeError):  # a file in the way, nowhere to write, no home
         return
-    if os.access(directory, os.W_OK | os.X_OK):
+    there = directory.stat()
+    if there.st_uid == os.getuid() and not there.st_mode & 0o022 and os.access(directory, os.W_OK | os.X_OK):
         jax.config.update("jax_compilation_cache_dir", str(directory))
 
 
 def keep_memory() -> None:
     """Lets the process keep the memory that a step gives back, for the next one.
 
-    On a CPU XLA asks for a step's working memory anew each time. glibc takes large blocks from the kernel and returns
+    On a CPU XLA asks for a step's working memory anew each time. glibc takes large blocks from the system and returns
     them, 190,000 page faults a step of `cuda_convnet` with a batch of 32 and a tenth of its time. Here all come from
     one heap that does not shrink. Before the first use of a device; without glibc nothing is changed.
     """

@@ -81,7 +81,7 @@ def examine(config: Config, records: Records, steps: Iterable[int] = range(STEPS
     """Measures the untrained network on one batch, then takes steps on it."""
     views, labels = batch_of(config, records)
     forward = functional.forward(config.model, precision=config.precision)
-    features = functional.features(config.model, precision=config.precision)
+    features = functional.features(config.model)  # float32, so that small differences are seen
     rate = rates(config.optim, 0.0, Progress())
 
     def loss(params: Any, key: Array) -> Array:

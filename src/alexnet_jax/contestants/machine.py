@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from statistics import median
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from alexnet_jax.data.records import cores
 
 COPIED = 1 << 28
 
@@ -39,7 +42,9 @@ def role(precision: str) -> Callable[..., dict[str, Any]]:
     fastest = max(products, key=lambda product: rate(product, 1.0))
     copy: Callable[[], object]
     if device.platform == "cpu":
-        copy = partial(np.copyto, np.ones(COPIED, np.uint8), np.ones(COPIED, np.uint8))
+        parts = [np.ones((2, COPIED // cores()), np.uint8) for _ in range(cores())]
+        threads = ThreadPoolExecutor(cores())
+        copy = lambda: list(threads.map(lambda part: np.copyto(part[0], part[1]), parts))  # noqa: E731
     else:
         add, block = jax.jit(lambda x: x + 1), jnp.ones(COPIED, jnp.uint8)
         copy = partial(lambda x: add(x).block_until_ready(), block)

@@ -1,4 +1,4 @@
-"""This package: its step and its forward pass as `train` and `evaluate` run them, but for reading pictures."""
+"""This package: its step and its forward pass as `train` and `evaluate` run them, on views that are already cut."""
 
 import json
 from dataclasses import replace
@@ -11,7 +11,6 @@ import numpy as np
 import optax
 from jax import Array
 
-from alexnet_jax import command_line
 from alexnet_jax.config import Precision, from_json
 from alexnet_jax.contestants.turns import Worker
 from alexnet_jax.networks import columns, functional
@@ -33,7 +32,6 @@ def given(directory: str) -> tuple[dict[str, Any], Any, dict[str, np.ndarray], n
 
 def role(directory: str, mesh_sizes: str) -> Worker:
     """`mesh_sizes`: D,C, of as many devices as JAX_NUM_CPU_DEVICES says."""
-    command_line.keep_memory()
     data, column = map(int, mesh_sizes.split(","))
     task, config, arrays, images, labels = given(directory)
     precision: Precision = "bfloat16" if task["precision"] == "bfloat16" else "float32"

@@ -46,13 +46,17 @@ def network(model: Any, params: Params, x: Any, train: bool = False) -> Any:
     """images [B, C, H, W] -> logits [B, K]; `model` has the fields of a ModelConfig or a TutorialConfig."""
     tutorial = model.network == "tutorial"
     columns = 1 if tutorial else model.columns
+    channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     lrn_columns = 1 if tutorial or model.lrn_across_columns else columns
 
     def lrn(x: Any, norm: Any) -> Any:
-        # Each column is a picture here, which is faster than cutting and joining. PyTorch divides alpha by n.
-        x = x.unflatten(1, (lrn_columns, -1)).flatten(0, 1)
-        x = F.local_response_norm(x, norm.n, norm.alpha * norm.n, norm.beta, norm.k)
-        return x.unflatten(0, (-1, lrn_columns)).flatten(1, 2)
+        def of(x: Any) -> Any:
+            return F.local_response_norm(x, norm.n, norm.alpha * norm.n, norm.beta, norm.k)  # it divides alpha by n
+
+        if channels_last:
+            return torch.cat([of(column) for column in x.chunk(lrn_columns, 1)], 1)
+        # Each column as a picture, which is faster than cutting and joining; but it would undo channels last.
+        return of(x.unflatten(1, (lrn_columns, -1)).flatten(0, 1)).unflatten(0, (-1, lrn_columns)).flatten(1, 2)
 
     def map_norm(x: Any, norm: Any) -> Any:
         means = F.avg_pool2d(x * x, norm.n, stride=1, padding=norm.n // 2)
@@ -115,6 +119,7 @@ def read_task(directory: str) -> Any:
     task.rates, task.decays = vars(task.rates), vars(task.decays)
     torch.set_flush_denormal(True)  # as XLA does; must come before there are threads
     torch.set_num_threads(task.threads)
+    torch.backends.cudnn.benchmark = True  # shapes stay, and XLA tries kernels out, too
     # cuDNN takes TF32 for float32 unless it is told not to.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = task.precision == "tf32"
     return task
@@ -146,6 +151,7 @@ def role(directory: str, memory: str, mode: str) -> "Worker":
             with torch.autocast(device.type, torch.bfloat16, enabled=task.precision == "bfloat16"):
                 return network(model, params, images, train)
 
+        torch.compiler.reset()  # of another dropout: it would be compiled as a variable
         return torch.compile(logits) if mode == "compiled" else logits
 
     def settle(_: Any) -> None:

@@ -38,7 +38,7 @@ def speed(name: str, work: str, cells: list[dict[str, Any]]) -> str:
         for who, of in cell["contestants"].items():
             best = ", its best" if who == cell["torch_best"] else ""
             over = [spread(of["over"][base]["rounds"], 2) if base in of["over"] else "" for base in bases]
-            share = f"{of['matmul_share']:.2f}" if "matmul_share" in of else ""
+            share = spread(of["matmul_share"]["rounds"], 2) if "matmul_share" in of else ""
             images, ms = of["images_per_second"]["rounds"], of["ms_per_step"]["median"]
             rows.append(
                 [
@@ -62,8 +62,8 @@ def speed(name: str, work: str, cells: list[dict[str, Any]]) -> str:
         who = "; ".join(f"{name} (batch {', '.join(of)})" for name, of in batches.items())
         notes += f"- Left out: {who}: {why}.\n"
     header = ["batch", f"{name}, {work}", "images/s", "ms a step"]
-    columns = [*header, *(f"over {base}" for base in bases), "of the matmul rate"]
-    return markdown(columns, rows) + "\n" + notes
+    titles = [*header, *(f"over {base}" for base in bases), "of the matmul rate"]
+    return markdown(titles, rows) + "\n" + notes
 
 
 def _has(cell: dict[str, Any], base: str) -> bool:

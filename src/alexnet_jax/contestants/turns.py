@@ -112,7 +112,7 @@ class Contestant:
         isolated = "-P" if python == sys.executable else "-I"
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (it lasts as long as the process)
         try:
-            # A group of its own to be stopped by; in our session, so that the kernel ends it should we be killed.
+            # A group of its own to be stopped by; in our session, so that the system ends it should we be killed.
             self._process = subprocess.Popen(
                 [python, isolated, __file__, str(file), *arguments],
                 stdin=subprocess.PIPE,
@@ -143,7 +143,10 @@ class Contestant:
         except KeyboardInterrupt:
             self.end()
             raise
-        answer = json.loads(line) if line else {"error": self._last_words()}
+        try:
+            answer = json.loads(line) if line else {"error": self._last_words()}
+        except ValueError:
+            answer = {"error": f"it answered {line.strip()!r}"}
         if "error" in answer:
             self.end()
             raise Out(" ".join(answer["error"].split())[:300])
@@ -189,6 +192,7 @@ class Match:
         environment: dict[str, str] | None = None,
     ) -> None:
         """A contestant that does what the file's `role(*arguments)` returns."""
+        assert name not in self._there, f"two contestants are called {name}"
         try:
             self._there[name] = Contestant(file, *arguments, python=python, environment=environment or {})
         except Out as reason:

@@ -102,15 +102,20 @@ def on_columns(per_device: Callable[..., Any], mesh: Mesh, columns: int, out_spe
     `picture_B` are the indices of the device's pictures in the global batch, `column_N` the columns it holds.
     """
 
+    # Over a single device nothing is shared out, and nothing summed: saying otherwise costs a copy of every gradient.
+    shared = mesh.shape[DATA] > 1
+    batch = P(DATA) if shared else P()
+
     def own(params: Any, images: Array, *rest: Any) -> Any:
         # A layer with a gradient of its own must be told that what it reads differs from device to device. Nothing is
         # sent for that; on the way back devices sum their gradients by what they hold in common, here.
-        params = jax.tree.map(partial(lax.pcast, axis_name=DATA, to="varying"), params)
+        if shared:
+            params = jax.tree.map(partial(lax.pcast, axis_name=DATA, to="varying"), params)
         return per_device(params, lax.pcast(images, COLUMN, to="varying"), *rest)
 
     def whole(params: Any, images_BHWC: Array, key: Array | None) -> Any:
         picture_B, column_N = jnp.arange(len(images_BHWC)), jnp.arange(columns)
-        in_specs = (specs(params), P(DATA), P(), P(DATA), P(COLUMN))
+        in_specs = (specs(params), batch, P(), batch, P(COLUMN))
         mapped = jax.shard_map(own, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
         return mapped(params, images_BHWC, key, picture_B, column_N)
 
