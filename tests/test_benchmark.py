@@ -209,3 +209,15 @@ def test_bad_input_is_answered_with_one_sentence() -> None:
     assert "CIFAR-10" in run_command("benchmark", "--presets", "cifar").refused
     assert "at least 1" in run_command("benchmark", "--rounds", 0).refused
     assert "no Python that has JAX" in run_command("benchmark", "--also-python", "/no/such/python").refused
+
+
+def test_a_run_is_watched_line_by_line(tmp_path: Path) -> None:
+    """Lines that come in two parts, too; a run that ends without the line that is waited for gives no time."""
+    log = tmp_path / "said.jsonl"
+    writes = (
+        "print('{\"step\": 1}'); print('{\"ste', end='', flush=True); time.sleep(0.1); print('p\": 2}', flush=True)"
+    )
+    command = [sys.executable, "-c", f"import time; {writes}; time.sleep(0.1)"]
+    for step in (1, 2):
+        assert whole_runs.seconds_until(command, log, lambda line, step=step: line["step"] == step) is not None
+    assert whole_runs.seconds_until(command, log, lambda line: line["step"] == 3) is None

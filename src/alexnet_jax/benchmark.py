@@ -185,14 +185,9 @@ def enter_all(match: Match, options: Options, directory: Path, config: Config, w
         for layout in "NCHW", "NHWC":
             for mode in "eager", "compiled":
                 enter(f"PyTorch {layout} {mode}", "pytorch", str(directory), layout, mode, python=options.torch_python)
-            # As nobody would find it, and no candidate for PyTorch's best: how much of a ratio the setting makes.
-            enter(
-                f"PyTorch {layout} compiled{KEPT}",
-                "pytorch",
-                *(str(directory), layout, "compiled"),
-                python=options.torch_python,
-                memory=kept,
-            )
+        # Not what PyTorch does by itself, so no candidate for its best; it shows how much the setting makes.
+        name = f"PyTorch NHWC compiled{KEPT}"
+        enter(name, "pytorch", str(directory), "NHWC", "compiled", python=options.torch_python, memory=kept)
     if "onnxruntime" in options.only and work == "infer":
         if options.precision == "float32":
             enter(ONNX, "onnx_runtime", str(directory))

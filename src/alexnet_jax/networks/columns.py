@@ -65,8 +65,11 @@ def specs(tree: Any) -> Any:
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:
-    """`specs` on a mesh."""
-    return jax.tree.map(partial(NamedSharding, mesh), specs(tree), is_leaf=lambda x: isinstance(x, P))
+    """`specs` on a mesh. On a mesh of one device nothing is cut, and a step leaves it at that."""
+    plan = specs(tree)
+    if mesh.size == 1:
+        plan = jax.tree.map(lambda _: P(), plan, is_leaf=lambda x: isinstance(x, P))
+    return jax.tree.map(partial(NamedSharding, mesh), plan, is_leaf=lambda x: isinstance(x, P))
 
 
 def shard(params: Any, model: Model, mesh: Mesh) -> Any:

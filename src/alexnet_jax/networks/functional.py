@@ -133,6 +133,8 @@ def _apply(
 ) -> Callable[..., object]:
     check_precision(precision)
     here = columns.columns_here(model, mesh)
+    if mesh is not None and mesh.size == 1:
+        mesh = None  # shard_map over one device would cost copies, a tenth of a step of `cuda_convnet` on a CPU
     network = NETWORKS[type(model)](model, here, None if mesh is None else columns.COLUMN)
     drops = getattr(model, "dropout", 0.0) > 0
 
