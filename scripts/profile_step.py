@@ -9,6 +9,7 @@ shared by several threads counts once, so what runs on one thread looks larger t
 import argparse
 import re
 import tempfile
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from alexnet_jax.training.progress import Progress
 from alexnet_jax.training.step import make_train_step, new_state
 
 STEPS = 5
+UNNAMED = "gradients by kernels and copies, which XLA leaves without a name"
 LAYER = re.compile(r"(?:conv|norm|pool|fc|local)\d|out(?=/)")
 
 
@@ -37,7 +39,7 @@ def scopes(program: str) -> dict[str, str]:
         if named:
             source = re.search(r'op_name="([^"]*)"', line)
             layers = LAYER.findall(source[1]) if source else []
-            found[named[1]] = layers[-1] if layers else "update and the rest" if source else "copies without a name"
+            found[named[1]] = layers[-1] if layers else "update and the rest" if source else UNNAMED
     return found
 
 
@@ -62,6 +64,7 @@ def main() -> None:
             for _ in range(STEPS):
                 state = jax.block_until_ready(step(state, *rest)[0])
         trace = ProfileData.from_file(str(next(Path(directory).rglob("*.xplane.pb"))))
+    warnings.simplefilter("ignore", DeprecationWarning)  # how ProfileData is bound
     took: Counter[str] = Counter()
     for plane in trace.planes:
         for line in plane.lines:
