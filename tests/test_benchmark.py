@@ -201,7 +201,8 @@ def test_the_command(tiny_file: Path, tmp_path: Path) -> None:
     assert cell["machine"]["matmul_gflops"]["median"] > 0
     table = (tmp_path / "found.md").read_text()
     assert mine in table
-    assert "PyTorch NHWC compiled (batch 2): /no/such/python cannot be run" in table
+    assert "PyTorch NHWC compiled (batch 2); " in table
+    assert "(batch 2): /no/such/python cannot be run" in table
     assert table in ended.out
 
 
