@@ -16,6 +16,8 @@ from rich.console import Console
 import alexnet_jax as alexnet
 from alexnet_jax import presets
 from alexnet_jax.config import BadInput, Config, OptimConfig, Schedule
+from alexnet_jax.networks import columns
+from alexnet_jax.train import fresh_state
 from alexnet_jax.training.log import Log, ProgressBar, Watch
 from alexnet_jax.training.optimiser import Rates, check_layers, moments, rates, update
 from alexnet_jax.training.progress import Plateau, Progress
@@ -188,3 +190,15 @@ def test_the_share_of_waiting_for_data_is_logged(tmp_path: Path) -> None:
     assert len(waited) == 2
     assert waited[0] > 0.7
     assert waited[1] < 0.3
+
+
+@pytest.mark.parametrize("layout", [(1, 1), (1, 2)])
+def test_a_step_leaves_the_state_where_it_was_and_is_compiled_once(tiny: Config, layout: tuple[int, int]) -> None:
+    mesh, model = alexnet.make_mesh(*layout), tiny.model
+    state = fresh_state(tiny, jax.random.key(0), mesh)
+    step = make_train_step(alexnet.forward(model, mesh), lambda images, *_: images, tiny.optim)
+    images = np.zeros((8, model.image_size, model.image_size, model.channels), np.float32)
+    batch = columns.shard_batch({"image": images, "label": np.zeros(8, np.int32)}, mesh, 8)
+    for _ in range(2):
+        state, _ = step(state, batch["image"], batch["label"], jax.random.key(1), Rates(0.1, 0.1, 1.0), 1.0)
+    assert step._cache_size() == 1  # type: ignore[attr-defined]

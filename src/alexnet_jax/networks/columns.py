@@ -58,7 +58,7 @@ def specs(tree: Any) -> Any:
     def spec(path: tuple[Any, ...], array: Any) -> P:
         names = [getattr(part, "key", getattr(part, "name", None)) for part in path]
         if LOGITS.intersection(names):  # kernel[units_column, classes], bias[classes]
-            return P(COLUMN, None) if array.ndim == 2 else P()
+            return P(COLUMN) if array.ndim == 2 else P()
         return P(*[None] * (array.ndim - 1), COLUMN) if array.ndim else P()  # kernel[.., in, out_column]
 
     return jax.tree.map_with_path(spec, tree)
