@@ -29,7 +29,7 @@ from alexnet_jax.data.records import cores
 from alexnet_jax.networks import functional
 from alexnet_jax.presets import preset
 from alexnet_jax.training import progress
-from alexnet_jax.training.optimiser import rates
+from alexnet_jax.training.optimiser import decay_of, rate_of, rates
 
 Kind = Literal["ours", "plain", "pytorch", "onnxruntime"]
 Part = Literal["speed", "startup", "result"]
@@ -116,29 +116,28 @@ def write_task(directory: Path, config: Config, work: Work, precision: Precision
     batch.npz    "images" float32 [B, H, W, C], "labels" int32 [B]
     """
     optim, rng = config.optim, np.random.default_rng(0)
-    rate, layer_rates, layer_decays = (
-        rates(optim, 0.0, progress.Progress()),
-        dict(optim.layer_rates),
-        dict(optim.layer_decays),
-    )
+    first = rates(optim, 0.0, progress.Progress())
     params, rates_, decays = {}, {}, {}
     for layer, shapes in jax.eval_shape(lambda: functional.init(config.model, jax.random.key(0))).items():
         for kind, array in shapes.items():
-            name, is_bias = f"{layer}/{kind}", kind == "bias"
-            std = 0.1 if is_bias else math.sqrt(2 / math.prod(array.shape[:-1]))  # keeps a ReLU's spread
+            name = f"{layer}/{kind}"
+            std = 0.1 if kind == "bias" else math.sqrt(2 / math.prod(array.shape[:-1]))  # keeps a ReLU's spread
             params[name] = rng.normal(0, std, array.shape).astype(np.float32)
-            rates_[name] = (rate.biases if is_bias else rate.weights) * layer_rates.get(layer, 1.0)
-            decays[name] = 0.0 if is_bias and not optim.decay_biases else layer_decays.get(layer, optim.decay)
+            rates_[name] = rate_of(optim, first, layer, kind)
+            decays[name] = decay_of(optim, layer, kind) or 0.0
     size, channels = config.model.image_size, config.model.channels
     images = rng.normal(size=(optim.batch, size, size, channels)).astype(np.float32)
     labels = rng.integers(config.model.classes, size=optim.batch).astype(np.int32)
-    task: dict[str, Any] = {
+    task = {
         "config": dataclasses.asdict(config),
         "rule": optim.rule,
         "momentum": optim.momentum,
         "rates": rates_,
+        "decays": decays,
+        "work": work,
+        "precision": precision,
+        "threads": threads,
     }
-    task |= {"decays": decays, "work": work, "precision": precision, "threads": threads}
     (directory / "task.json").write_text(json.dumps(task))
     np.savez(directory / "params.npz", **params)
     np.savez(directory / "batch.npz", images=images, labels=labels)

@@ -27,16 +27,13 @@ def moments(config: OptimConfig, params: Any) -> Any:
 
 def update(config: OptimConfig, params: Any, moments: Any, gradients: Any, rates: Rates) -> tuple[Any, Any, Any]:
     """One step. Returns (params, moments, what was added to the parameters)."""
-    layer_rates, layer_decays = dict(config.layer_rates), dict(config.layer_decays)
 
     def rate(path: tuple[Any, ...]) -> Any:
-        layer, kind = path[0].key, path[1].key
-        own = (rates.biases if kind == "bias" else rates.weights) * layer_rates.get(layer, 1.0)
-        return own * rates.conv1 if layer == "conv1" else own
+        return rate_of(config, rates, path[0].key, path[1].key)
 
     def decayed(path: tuple[Any, ...], w: Any, g: Any) -> Any:
-        layer, kind = path[0].key, path[1].key
-        return g if kind == "bias" and not config.decay_biases else g + layer_decays.get(layer, config.decay) * w
+        decay = decay_of(config, path[0].key, path[1].key)
+        return g if decay is None else g + decay * w
 
     gradients = jax.tree.map_with_path(decayed, params, gradients)
     if config.rule == "adam":
@@ -47,6 +44,19 @@ def update(config: OptimConfig, params: Any, moments: Any, gradients: Any, rates
         # Behind the barrier XLA reads the velocity instead of computing it again, from copies of what it replaces.
         changes = moments = jax.lax.optimization_barrier(sgd(config.momentum, moments, gradients, own_rates))
     return jax.tree.map(jnp.add, params, changes), moments, changes
+
+
+def rate_of(config: OptimConfig, rates: Rates, layer: str, kind: str) -> Any:
+    """The rate of a layer's "kernel" or "bias"."""
+    own = (rates.biases if kind == "bias" else rates.weights) * dict(config.layer_rates).get(layer, 1.0)
+    return own * rates.conv1 if layer == "conv1" else own
+
+
+def decay_of(config: OptimConfig, layer: str, kind: str) -> float | None:
+    """Its weight decay; None where it has none."""
+    if kind == "bias" and not config.decay_biases:
+        return None
+    return dict(config.layer_decays).get(layer, config.decay)
 
 
 def sgd(momentum: float, velocity: Any, gradients: Any, rates: Any) -> Any:
