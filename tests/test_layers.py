@@ -163,11 +163,12 @@ def plain_convolution(x: jax.Array, kernel: jax.Array, stride: int, padding: tup
         (20, 5, 2, (0, 0)),
         (18, 4, 4, (0, 0)),
         (9, 2, 3, (1, 0)),
+        (9, 3, 1, (1, 1)),
     ],
     ids=str,
 )
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.bfloat16])
-def test_the_gradients_of_a_convolution_in_strides_are_those_of_the_plain_form(
+def test_the_gradients_of_a_convolution_are_those_of_the_plain_form(
     side: int, size: int, stride: int, padding: tuple[int, int], dtype: Any
 ) -> None:
     """Sizes that strides divide and do not, pixels that no window reads, kernels smaller than their stride."""
@@ -181,6 +182,39 @@ def test_the_gradients_of_a_convolution_in_strides_are_those_of_the_plain_form(
         np.testing.assert_array_equal(ours, plain)
         g = jnp.asarray(rng.normal(size=plain.shape), dtype)
         # A number of bfloat16 is off by up to 2^-9 of itself; the sums behind it are wider.
+        tolerance = 1e-12 if dtype == jnp.float64 else 2**-8
+        for mine, theirs in zip(of_ours(g), of_plain(g), strict=True):
+            assert mine.dtype == dtype
+            mine, theirs = (np.asarray(gradient, np.float64) for gradient in (mine, theirs))
+            np.testing.assert_allclose(mine, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.bfloat16])
+def test_a_gradient_by_kernels_in_parts_is_that_of_the_whole_batch(dtype: Any) -> None:
+    """Of five pictures whose gradients take 0.4 MB each, two by two, and one is left."""
+    rng, side = np.random.default_rng(0), 40 if dtype == jnp.float64 else 80
+    with jax.enable_x64(True):
+        x, kernel, g = (
+            jnp.asarray(rng.normal(size=shape), dtype)
+            for shape in ((5, side, side, 2), (3, 3, 2, 32), (5, side, side, 32))
+        )
+        _, of_plain = jax.vjp(lambda kernel: plain_convolution(x, kernel, 1, (1, 1)), kernel)
+        _, of_ours = jax.vjp(lambda kernel: layers.convolve(x, kernel, stride=1, padding=(1, 1)), kernel)
+        parts = jax.jit(of_ours).lower(g).as_text().count("stablehlo.convolution")
+        assert parts == (3 if jax.default_backend() == "cpu" else 1)
+        mine, theirs = (np.asarray(of(g)[0], np.float64) for of in (of_ours, of_plain))
+    tolerance = 1e-12 if dtype == jnp.float64 else 2**-8
+    np.testing.assert_allclose(mine, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.bfloat16])
+def test_the_gradients_of_a_fully_connected_layer_are_those_of_the_plain_form(dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        x, kernel, g = (jnp.asarray(rng.normal(size=shape), dtype) for shape in ((3, 7), (7, 5), (3, 5)))
+        plain, of_plain = jax.vjp(jnp.matmul, x, kernel)
+        ours, of_ours = jax.vjp(layers.fully_connect, x, kernel)
+        np.testing.assert_array_equal(ours, plain)
         tolerance = 1e-12 if dtype == jnp.float64 else 2**-8
         for mine, theirs in zip(of_ours(g), of_plain(g), strict=True):
             assert mine.dtype == dtype

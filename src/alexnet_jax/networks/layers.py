@@ -3,6 +3,7 @@
 B batch  H,W height,width  C channels  N columns  U units. A map is one channel of an activation.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -29,14 +30,10 @@ def in_columns(layer: Callable[..., Array], columns: int, *arrays: Array) -> Arr
     return jnp.concatenate([layer(*part) for part in parts], axis=-1)
 
 
-def convolve(x_BHWC: Array, kernel_HWIO: Array, *, stride: int, padding: tuple[int, int]) -> Array:
-    """Cross-correlation with zeros around the picture, as in cuda-convnet's filter_acts.cu.
-
-    Differentiable in reverse mode; in forward mode, too, where the stride is 1.
-    """
-    if stride == 1:
-        return _convolve(x_BHWC, kernel_HWIO, stride, padding)
-    return _convolve_in_strides(x_BHWC, kernel_HWIO, stride, padding)
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def convolve(x_BHWC: Array, kernel_HWIO: Array, stride: int, padding: tuple[int, int]) -> Array:
+    """Cross-correlation with zeros around the picture, as in cuda-convnet's filter_acts.cu. Reverse mode only."""
+    return _convolve(x_BHWC, kernel_HWIO, stride, padding)
 
 
 def _convolve(x_BHWC: Array, kernel_HWIO: Array, stride: int, padding: tuple[int, int]) -> Array:
@@ -45,51 +42,38 @@ def _convolve(x_BHWC: Array, kernel_HWIO: Array, stride: int, padding: tuple[int
     )
 
 
-_convolve_in_strides = jax.custom_vjp(_convolve, nondiff_argnums=(2, 3))
-
-
-def _convolve_in_strides_fwd(
+def _convolve_fwd(
     x_BHWC: Array, kernel_HWIO: Array, stride: int, padding: tuple[int, int]
 ) -> tuple[Array, tuple[Array, Array]]:
+    # Behind the barrier it is kept as it was read. XLA would pool again, into the order that a gradient wants.
+    x_BHWC = lax.optimization_barrier(x_BHWC)
     return _convolve(x_BHWC, kernel_HWIO, stride, padding), (x_BHWC, kernel_HWIO)
 
 
-def _convolve_in_strides_bwd(
+def _convolve_bwd(
     stride: int, padding: tuple[int, int], saved: tuple[Array, Array], g_BhwO: Array
 ) -> tuple[Array, Array]:
     x_BHWC, kernel_HWIO = saved
     (of_x,) = jax.vjp(lambda x: _convolve(x, kernel_HWIO, stride, padding), x_BHWC)[1](g_BhwO)
-    return of_x, _kernel_gradient_in_strides(x_BHWC, g_BhwO, len(kernel_HWIO), stride, padding)
+
+    def at_once(x_BHWC: Array, g_BhwO: Array) -> Array:
+        kernel = kernel_HWIO.astype(g_BhwO.dtype)
+        return jax.vjp(lambda kernel: _convolve(x_BHWC, kernel, stride, padding), kernel)[1](g_BhwO)[0]
+
+    def in_parts(x_BHWC: Array, g_BhwO: Array) -> Array:
+        # XLA's convolution, whose kernel is all of g, takes up to five times as long on a CPU once g is larger than the
+        # caches. Each part leaves a sum as large as the kernel, so a small kernel may have small parts.
+        part = min(max(1 << 20, 8 * kernel_HWIO.size * kernel_HWIO.dtype.itemsize), 8 << 20)
+        pictures = max(1, part // (math.prod(g_BhwO.shape[1:]) * g_BhwO.dtype.itemsize))
+        starts = range(0, len(g_BhwO), pictures)
+        x_BHWC, wide = (array.astype(jnp.promote_types(array.dtype, jnp.float32)) for array in (x_BHWC, g_BhwO))
+        sums = [at_once(x_BHWC[start : start + pictures], wide[start : start + pictures]) for start in starts]
+        return jax.tree.reduce(jnp.add, sums).astype(g_BhwO.dtype)
+
+    return of_x, lax.platform_dependent(x_BHWC, g_BhwO, cpu=in_parts, default=at_once)
 
 
-_convolve_in_strides.defvjp(_convolve_in_strides_fwd, _convolve_in_strides_bwd)
-
-
-def _kernel_gradient_in_strides(
-    x_BHWC: Array, g_BhwO: Array, size: int, stride: int, padding: tuple[int, int]
-) -> Array:
-    """The gradient by the kernel of a convolution in strides, conv1's, as matrix products.
-
-    XLA's, a convolution with a window as large as the map, takes two to three times as long on a CPU, a fifth of the
-    whole step of `cuda_convnet`. On a GPU neither has been measured.
-
-    Blocks of stride x stride pixels become one pixel of so many more channels, over which the kernel, of as many
-    blocks as it touches, slides by one.
-    """
-    B, h, w, kernels = g_BhwO.shape
-    C, reach = x_BHWC.shape[-1], -(-size // stride)
-    blocks = [side + reach - 1 for side in (h, w)]
-    needed = [
-        (padding[0], count * stride - padding[0] - side) for count, side in zip(blocks, x_BHWC.shape[1:3], strict=True)
-    ]
-    x = lax.pad(x_BHWC, np.zeros((), x_BHWC.dtype), [(0, 0, 0), *((*pair, 0) for pair in needed), (0, 0, 0)])
-    rows = x.reshape(B, blocks[0], stride, blocks[1], stride * C)
-    deep = jnp.concatenate([rows[:, :, row] for row in range(stride)], axis=-1)
-    product = partial(lax.dot_general, dimension_numbers=(((0, 1, 2), (0, 1, 2)), ((), ())))
-    parts = [[product(deep[:, i : i + h, j : j + w], g_BhwO) for j in range(reach)] for i in range(reach)]
-    whole = jnp.stack([jnp.stack(row) for row in parts]).reshape(reach, reach, stride, stride, C, kernels)
-    whole = whole.transpose(0, 2, 1, 3, 4, 5).reshape(reach * stride, reach * stride, C, kernels)
-    return whole[:size, :size]
+convolve.defvjp(_convolve_fwd, _convolve_bwd)
 
 
 def convolve_locally(x_BHWC: Array, kernel_hwIO: Array, size: int, stride: int, padding: tuple[int, int]) -> Array:
@@ -105,6 +89,28 @@ def convolve_locally(x_BHWC: Array, kernel_hwIO: Array, size: int, stride: int, 
         (size, size),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
+
+
+@jax.custom_vjp
+def fully_connect(x_BC: Array, kernel_CU: Array) -> Array:
+    """x @ kernel. Reverse mode only."""
+    return x_BC @ kernel_CU
+
+
+def _fully_connect_bwd(saved: tuple[Array, Array], g_BU: Array) -> tuple[Array, Array]:
+    x_BC, kernel_CU = saved
+
+    def plain(kernel_CU: Array, g_BU: Array) -> Array:
+        return g_BU @ kernel_CU.T
+
+    def on_cpu(kernel_CU: Array, g_BU: Array) -> Array:
+        # The kernel first, as it lies in memory, in half the time; the barriers keep XLA from turning it round again.
+        return lax.optimization_barrier(kernel_CU @ lax.optimization_barrier(g_BU.T)).T
+
+    return lax.platform_dependent(kernel_CU, g_BU, cpu=on_cpu, default=plain), x_BC.T @ g_BU
+
+
+fully_connect.defvjp(lambda x_BC, kernel_CU: (x_BC @ kernel_CU, (x_BC, kernel_CU)), _fully_connect_bwd)
 
 
 # ---------------------------------------------------------------------------------------- response normalisation

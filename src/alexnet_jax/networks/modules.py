@@ -81,7 +81,7 @@ class FullyConnected(nn.Module):
         bias = self.param("bias", biases(self.layer), (width,), jnp.float32)
 
         def read(x: Array, kernel: Array) -> Array:
-            return x.reshape(x.shape[0], -1) @ kernel
+            return layers.fully_connect(x.reshape(x.shape[0], -1), kernel)
 
         return add_bias(layers.in_columns(read, self.blind, x, kernel), bias.reshape(1, -1))
 
