@@ -59,8 +59,9 @@ class Meter:
         forward = functional.forward(config.model, mesh, config.precision)
         self._sums = make_error_sums(forward, test_views(config, statistics, mesh))
         self._records, self._mesh = records, mesh
+        # Twice a training batch, whose gradients need more memory than that. In larger ones a picture takes less time.
         data = mesh.shape[columns.DATA]
-        self._batch = -(-config.optim.batch // data) * data
+        self._batch = -(-2 * config.optim.batch // data) * data
 
     def measure(self, params: Any, crops: int, show: str | None = None) -> dict[str, float]:
         """{"loss", "top1_error", "top5_error"}, means over every validation example; `show` names a progress bar."""

@@ -197,6 +197,8 @@ def pool(x_BHWC: Array, config: Pool, ragged: bool = True) -> Array:
         H, W = ((pooled(side, config, ragged=False) - 1) * stride + size for side in x_BHWC.shape[1:3])
         x_BHWC = x_BHWC[:, :H, :W]
     if config.kind == "max":
+        # Behind the barrier a window reads LRN's output. XLA would work it out again in each of them.
+        x_BHWC = lax.optimization_barrier(x_BHWC)
         return _max_along(_max_along(x_BHWC, 2, size, stride), 1, size, stride)
     H, W = x_BHWC.shape[1:3]
     reach = [(0, _reach(side, config)) for side in (H, W)]
