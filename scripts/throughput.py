@@ -32,7 +32,7 @@ from pathlib import Path
 from statistics import fmean, linear_regression, median
 from typing import Any, NoReturn
 
-from alexnet_jax.contestants.turns import Match, markdown, processor, ratios, spread
+from alexnet_jax.contestants.turns import Match, markdown, processor, ratios, spread, versions_in
 
 BATCH, SIZE, CROP = 128, 256, 224
 PILLOW, SAVING = "Pillow's loop", "Pillow's loop, and saving a JPEG"
@@ -269,7 +269,6 @@ def remembering(options: argparse.Namespace, cores: list[int]) -> Match:
             play(match, [{}, *[{"batches": 100}] * (options.batches // 100)], f"memory, {encoding}")
         both.skipped |= match.skipped
         both.answers |= match.answers
-        both.versions |= match.versions
         for answers in match.answers.values():
             row = [encoding]
             for kind in ("resident", "anonymous"):
@@ -324,17 +323,16 @@ def main() -> None:
 
     cores = sorted(os.sched_getaffinity(0))[:2]
     about: dict[str, Any] = {"processor": processor()}
-    versions: dict[str, dict[str, str]] = {}
     for part, play in PARTS.items():
         if part in options.parts:
             match = play(options, cores)
             for name, reason in match.skipped.items():
                 print(f"{name}: skipped, {reason}")
             about[part] = {"turns": match.answers, "skipped": match.skipped}
-            versions |= match.versions
-    about |= {"cores": len(cores), "versions": list(versions.values())}
+    versions = [versions_in(python) for python in (sys.executable, options.torch_python) if python]
+    about |= {"cores": len(cores), "versions": versions}
     options.json.write_text(json.dumps(about, indent=1) + "\n")
-    said = [", ".join(f"{name} {version}" for name, version in of.items()) for of in versions.values()]
+    said = [", ".join(f"{name} {version}" for name, version in of.items()) for of in versions]
     print(f"\n{about['processor']}, {len(cores)} cores; rounds: {options.rounds}; {'; beside it '.join(said)}.")
 
 

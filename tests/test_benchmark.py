@@ -1,5 +1,6 @@
 """The benchmark: all contestants compute the same, who does not is struck out, and what is said of them is right."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -16,7 +17,7 @@ from conftest import run_command
 import alexnet_jax as alexnet
 from alexnet_jax import benchmark
 from alexnet_jax.config import Config, ModelConfig
-from alexnet_jax.contestants import onnx_runtime, ours, plain_jax, whole_runs
+from alexnet_jax.contestants import onnx_runtime, ours, plain_jax, tables, task, turns, whole_runs
 from alexnet_jax.contestants.turns import Match, ratios
 from alexnet_jax.training.optimiser import sgd
 
@@ -24,7 +25,7 @@ NETWORKS = ("tiny", "2012's order", "tutorial")
 
 
 def config_of(network: str, tiny_file: Path) -> Config:
-    config = benchmark.task_config("tutorial" if network == "tutorial" else str(tiny_file), 4)
+    config = task.task_config("tutorial" if network == "tutorial" else str(tiny_file), 4)
     if network != "2012's order":
         return config
     assert isinstance(config.model, ModelConfig)
@@ -47,7 +48,7 @@ def arrays_of(directory: Path) -> dict[str, np.ndarray]:
 
 
 def test_plain_jax_trains_alike(network: Config, tmp_path: Path) -> None:
-    benchmark.write_task(tmp_path, network, "train", "float32", 2)
+    task.write_task(tmp_path, network, "train", "float32", 2)
     mine = ours.role(str(tmp_path), "1,1")(check=True)["losses"]
     assert abs(mine[2] / mine[0] - 1) > 5e-3, "the steps must be seen in the losses"
     plain = plain_jax.role(str(tmp_path))
@@ -56,7 +57,7 @@ def test_plain_jax_trains_alike(network: Config, tmp_path: Path) -> None:
 
 
 def test_onnxruntime_computes_the_same_logits(network: Config, tmp_path: Path) -> None:
-    benchmark.write_task(tmp_path, network, "infer", "float32", 2)
+    task.write_task(tmp_path, network, "infer", "float32", 2)
     _, config, arrays, images, _ = ours.given(str(tmp_path))
     params: dict[str, dict[str, np.ndarray]] = {}
     for name, array in arrays.items():
@@ -67,18 +68,18 @@ def test_onnxruntime_computes_the_same_logits(network: Config, tmp_path: Path) -
 
 
 def test_the_same_loss_in_inference(network: Config, tmp_path: Path) -> None:
-    benchmark.write_task(tmp_path, network, "infer", "float32", 2)
+    task.write_task(tmp_path, network, "infer", "float32", 2)
     mine = ours.role(str(tmp_path), "1,1")(check=True)["losses"]
     for worker in (plain_jax.role(str(tmp_path)), onnx_runtime.role(str(tmp_path))):
         np.testing.assert_allclose(worker(check=True)["losses"], mine, rtol=2e-5)
 
 
 @pytest.mark.parametrize("work", ["train", "infer"])
-def test_pytorch_trains_alike(network: Config, work: benchmark.Work, tmp_path: Path) -> None:
+def test_pytorch_trains_alike(network: Config, work: task.Work, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     from alexnet_jax.contestants import pytorch
 
-    benchmark.write_task(tmp_path, network, work, "float32", 2)
+    task.write_task(tmp_path, network, work, "float32", 2)
     mine = ours.role(str(tmp_path), "1,1")(check=True)["losses"]
     for memory in "NCHW", "NHWC":
         np.testing.assert_allclose(pytorch.role(str(tmp_path), memory, "eager")(check=True)["losses"], mine, rtol=2e-5)
@@ -110,8 +111,8 @@ def test_operations_by_hand() -> None:
         + 6 * 6 * 256 * 4096 + 4096 * 4096 + 4096 * 1000
     )  # fmt: skip
     model = alexnet.preset("cuda_convnet").model
-    assert benchmark.flops(model, "infer", 32) == 2 * 32 * (conv1 + others)
-    assert benchmark.flops(model, "train", 32) == 2 * 32 * (2 * conv1 + 3 * others)
+    assert task.flops(model, "infer", 32) == 2 * 32 * (conv1 + others)
+    assert task.flops(model, "train", 32) == 2 * 32 * (2 * conv1 + 3 * others)
 
 
 def role_file(directory: Path, name: str, answer: str) -> Path:
@@ -120,14 +121,15 @@ def role_file(directory: Path, name: str, answer: str) -> Path:
     return path
 
 
-def test_who_computes_something_else_or_fails_is_struck_out(tmp_path: Path) -> None:
+def test_who_computes_something_else_or_elsewhere_or_fails_is_struck_out(tmp_path: Path) -> None:
     timed = '{"steps": 10, "seconds": 2.0}'
     roles = {
-        "honest": f'{{"losses": [2.0, 1.0, 0.5]}} if check else {timed}',
-        "near": f'{{"losses": [2.0, 1.0, 0.5001]}} if check else {timed}',
-        "liar": f'{{"losses": [2.0, 1.0, 0.6]}} if check else {timed}',
-        "lost": f'{{"losses": [2.0, float("nan"), 0.5]}} if check else {timed}',
-        "clumsy": '{"losses": [2.0, 1.0, 0.5]} if check else 1 / 0',
+        "honest": f'{{"losses": [2.0, 1.0, 0.5], "place": "cpu"}} if check else {timed}',
+        "near": f'{{"losses": [2.0, 1.0, 0.5001], "place": "cpu"}} if check else {timed}',
+        "liar": f'{{"losses": [2.0, 1.0, 0.6], "place": "cpu"}} if check else {timed}',
+        "lost": f'{{"losses": [2.0, float("nan"), 0.5], "place": "cpu"}} if check else {timed}',
+        "away": f'{{"losses": [2.0, 1.0, 0.5], "place": "gpu"}} if check else {timed}',
+        "clumsy": '{"losses": [2.0, 1.0, 0.5], "place": "cpu"} if check else 1 / 0',
         "mute": '__import__("os").write(2, b"no room\\n") and __import__("os")._exit(1)',
     }
     with Match() as match:
@@ -137,12 +139,22 @@ def test_who_computes_something_else_or_fails_is_struck_out(tmp_path: Path) -> N
         benchmark.play(match, benchmark.Options(rounds=2), lambda: None)
     assert {name: len(answers) for name, answers in match.answers.items()} == {"honest": 2, "near": 2}
     assert match.skipped == {
-        "liar": "struck out: its losses are 2, 1, 0.6, ours 2, 1, 0.5",
-        "lost": "struck out: its losses are 2, nan, 0.5, ours 2, 1, 0.5",
+        "liar": "struck out: its losses are 2, 1, 0.6, those of honest 2, 1, 0.5",
+        "lost": "struck out: its losses are 2, nan, 0.5, those of honest 2, 1, 0.5",
+        "away": "it runs on the gpu, the others on the cpu",
         "clumsy": "ZeroDivisionError: division by zero",
         "mute": "it ended with 'no room'",
         "nowhere": "/no/such/python cannot be run: No such file or directory",
     }
+
+
+def test_who_does_not_answer_is_not_awaited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "PATIENCE", 2.0)
+    with Match() as match:
+        match.enter("quick", role_file(tmp_path, "quick", "{}"))
+        match.enter("stuck", role_file(tmp_path, "stuck", '__import__("time").sleep(60)'))
+        assert match.play() == {"quick": {}}
+    assert match.skipped == {"stuck": turns.NO_ANSWER}
 
 
 def test_ratios_are_taken_round_by_round() -> None:
@@ -176,10 +188,48 @@ def test_nobody_outlives_an_umpire_that_is_killed(tmp_path: Path) -> None:
 def test_seconds_until_a_line_says_so(tmp_path: Path) -> None:
     code = "import json, time\nfor n in range(100): print(json.dumps({'step': n}), flush=True); time.sleep(0.05)"
     took = whole_runs.seconds_until([sys.executable, "-c", code], tmp_path / "said", lambda line: line["step"] == 4)
-    assert took is not None
+    assert isinstance(took, float)
     assert 0.2 < took < 4
     missed = whole_runs.seconds_until([sys.executable, "-c", "print('{}')"], tmp_path / "said", lambda line: False)
-    assert missed is None
+    assert missed == "it ended before"
+    fails = [sys.executable, "-c", "print('{}'); raise SystemExit('no room')"]
+    for failed in whole_runs.seconds_until(fails, tmp_path / "said", lambda line: False), whole_runs.seconds_of(fails):
+        assert failed == "it ended with code 1 and 'no room'"
+
+
+def test_whole_runs_of_fashion(tmp_path: Path) -> None:
+    """One epoch of each; with a compilation cache that the first has filled the second starts sooner."""
+    torch_python = sys.executable if importlib.util.find_spec("torch") else None
+    fashion, ticks = alexnet.preset("fashion"), []
+    task.write_task(tmp_path, fashion, "train", "float32", 2)
+    whole_runs.write_pictures(tmp_path, fashion)
+    times = whole_runs.time_to_result(0.6, 1, torch_python, tmp_path, lambda: ticks.append(1))
+    names = [whole_runs.OURS_COLD, whole_runs.OURS_WARM, *([whole_runs.TORCH] if torch_python else [])]
+    assert list(times) == names
+    assert len(ticks) == len(names)
+    took = {name: outcomes[0] for name, outcomes in times.items()}
+    assert all(isinstance(outcome, float) for outcome in took.values()), took
+    assert took[whole_runs.OURS_WARM] < took[whole_runs.OURS_COLD]
+
+
+def test_start_up_waits_for_import_help_and_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whole_runs, "runs_of_fashion", lambda seed, said, *_: {"run": 3.0 if said({"step": 1}) else ""})
+    ticks: list[int] = []
+    times = whole_runs.start_up(2, None, tmp_path, lambda: ticks.append(1))
+    assert list(times) == ["import alexnet_jax", "python -m alexnet_jax.train --help", "first step: run"]
+    assert all(len(outcomes) == 2 and all(isinstance(one, float) for one in outcomes) for outcomes in times.values())
+    assert len(ticks) == 4
+
+
+def test_a_table_of_seconds_says_why_some_are_missing() -> None:
+    table = tables.seconds("until", {"a": [1.0, 3.0, 2.0], "b": [1.0, "it fell", "it fell"], "c": ["it fell"]})
+    assert table.splitlines() == [
+        "| until | seconds |",
+        "| --- | --- |",
+        "| a | 2.00 (1.00 to 3.00) |",
+        "| b | 1.00 (1.00 to 1.00); 2 of 3: it fell |",
+        "| c | 1 of 1: it fell |",
+    ]
 
 
 def test_the_command(tiny_file: Path, tmp_path: Path) -> None:
@@ -189,7 +239,9 @@ def test_the_command(tiny_file: Path, tmp_path: Path) -> None:
     )
     assert ended.code == 0, ended.err
     found = json.loads((tmp_path / "found.json").read_text())
-    assert {"command", "date", "processor", "cores", "versions", "speed"} <= found.keys()
+    assert {"command", "date", "processor", "cores", "precision", "speed"} <= found.keys()
+    assert found["versions"][sys.executable]["jax"] == jax.__version__
+    assert found["versions"]["/no/such/python"] == {}
     (cell,) = found["speed"]
     mine, plain = f"alexnet_jax 1,1, JAX {jax.__version__}", f"plain JAX {jax.__version__}"
     assert cell["contestants"].keys() == {mine, mine.replace("1,1", "1,2"), plain, "onnxruntime"}
@@ -223,5 +275,6 @@ def test_a_run_is_watched_line_by_line(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-c", f"import time; {writes}; time.sleep(0.1)"]
     for step in (1, 2):
-        assert whole_runs.seconds_until(command, log, lambda line, step=step: line["step"] == step) is not None
-    assert whole_runs.seconds_until(command, log, lambda line: line["step"] == 3) is None
+        took = whole_runs.seconds_until(command, log, lambda line, step=step: line["step"] == step)
+        assert isinstance(took, float)
+    assert whole_runs.seconds_until(command, log, lambda line: line["step"] == 3) == "it ended before"

@@ -1,45 +1,37 @@
 """python -m alexnet_jax.benchmark: how fast this package is, beside PyTorch, plain JAX and onnxruntime."""
 
-import dataclasses
 import json
-import math
 import shlex
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal, get_args
 
 import jax
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from alexnet_jax import command_line, contestants
-from alexnet_jax.config import BadInput, Config, Model, ModelConfig, TutorialConfig
+from alexnet_jax.config import BadInput, Config
 from alexnet_jax.contestants import tables, whole_runs
-from alexnet_jax.contestants.turns import Match, processor, ratios
+from alexnet_jax.contestants.task import Precision, Work, flops, task_config, write_task
+from alexnet_jax.contestants.turns import Match, processor, ratios, versions_in
 from alexnet_jax.data.records import cores
-from alexnet_jax.networks import functional
 from alexnet_jax.presets import preset
-from alexnet_jax.training import progress
-from alexnet_jax.training.optimiser import decay_of, rate_of, rates
 
 Kind = Literal["ours", "plain", "pytorch", "onnxruntime"]
 Part = Literal["speed", "startup", "result"]
-Work = Literal["train", "infer"]
-Precision = Literal["float32", "tf32", "bfloat16"]
 
 ROLES = Path(contestants.__file__).parent
 KEPT = ", memory kept as ours"
 MACHINE, PLAIN, ONNX = "the machine", f"plain JAX {jax.__version__}", "onnxruntime"
-# Largest difference of a loss from ours, in units of the first.
+# Largest difference of a loss from the reference's, in units of the first.
 AGREE: dict[Precision, float] = {"float32": 1e-3, "tf32": 5e-3, "bfloat16": 1e-2}
 
 
@@ -77,83 +69,6 @@ class Options:
     """the figures go to OUT.json, their tables to OUT.md"""
 
 
-def flops(model: Model, work: Work, batch: int) -> int:
-    """Floating-point operations of a step, two for a multiply-add of convolutions and matrices.
-
-    Training adds the gradients by kernel and by input, of which conv1 has none.
-    """
-    rows = functional.describe(model)
-    passes = {row.layer: 1 if work == "infer" else 2 if row is rows[0] else 3 for row in rows}
-    return 2 * batch * sum(passes[row.layer] * row.multiply_adds for row in rows)
-
-
-def task_config(name: str, batch: int) -> Config:
-    """The preset as it is timed. Raises BadInput where its network has no twins."""
-    config = command_line.named_config(name)
-    model = config.model
-    if not isinstance(model, ModelConfig | TutorialConfig):
-        raise BadInput(
-            f"{name} is one of the CIFAR-10 networks, which the other programs have not; give another preset"
-        )
-    if not getattr(model, "columns_meet", True) or model.activation != "relu" or model.pool.kind != "max":
-        raise BadInput(f"{name} has not columns that meet, ReLU and max pooling, as the other programs' networks have")
-    # Activations of a fresh network are near 1 here. The printed alphas would hide a wrong window from the losses; the
-    # time that a norm takes does not depend on them.
-    model = replace(model, lrn=replace(model.lrn, alpha=0.05))
-    if isinstance(model, ModelConfig):
-        model = replace(model, map_norm=replace(model.map_norm, alpha=0.05))
-    # At such a rate the loss falls visibly in three steps, and rounding does not grow yet.
-    rate = (0.1 if config.optim.rule == "adam" else 1.0) / functional.describe(model)[-1].kernel[0]
-    return replace(config, model=model, optim=replace(config.optim, rate=rate, batch=batch))
-
-
-def write_task(directory: Path, config: Config, work: Work, precision: Precision, threads: int) -> None:
-    """What every contestant is given, in files that any Python reads.
-
-    task.json    {"config", "rule", "momentum", "rates": {"conv1/kernel": ..}, "decays": {..}, "work", "precision",
-                 "threads"}
-    params.npz   "conv1/kernel" [H, W, in, out], "fc6/kernel" [in, out], "conv1/bias" ..: this package's layout
-    batch.npz    "images" float32 [B, H, W, C], "labels" int32 [B]
-    """
-    optim, rng = config.optim, np.random.default_rng(0)
-    first = rates(optim, 0.0, progress.Progress())
-    params, rates_, decays = {}, {}, {}
-    for layer, shapes in jax.eval_shape(lambda: functional.init(config.model, jax.random.key(0))).items():
-        for kind, array in shapes.items():
-            name = f"{layer}/{kind}"
-            std = 0.1 if kind == "bias" else math.sqrt(2 / math.prod(array.shape[:-1]))  # keeps a ReLU's spread
-            params[name] = rng.normal(0, std, array.shape).astype(np.float32)
-            rates_[name] = rate_of(optim, first, layer, kind)
-            decays[name] = decay_of(optim, layer, kind) or 0.0
-    size, channels = config.model.image_size, config.model.channels
-    images = rng.normal(size=(optim.batch, size, size, channels)).astype(np.float32)
-    labels = rng.integers(config.model.classes, size=optim.batch).astype(np.int32)
-    task = {
-        "config": dataclasses.asdict(config),
-        "rule": optim.rule,
-        "momentum": optim.momentum,
-        "rates": rates_,
-        "decays": decays,
-        "work": work,
-        "precision": precision,
-        "threads": threads,
-    }
-    (directory / "task.json").write_text(json.dumps(task))
-    np.savez(directory / "params.npz", **params)
-    np.savez(directory / "batch.npz", images=images, labels=labels)
-
-
-def version_in(python: str, library: str) -> str | None:
-    """The library's version in that Python, None where there is none."""
-    code = f"from importlib.metadata import version; print(version({library!r}))"
-    isolated = "-P" if python == sys.executable else "-I"
-    try:
-        command = [python, isolated, "-c", code]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
 def enter_all(match: Match, options: Options, directory: Path, config: Config, work: Work) -> None:
     """Everybody who is asked for; who cannot take part is among `match.skipped`."""
 
@@ -176,7 +91,7 @@ def enter_all(match: Match, options: Options, directory: Path, config: Config, w
     if "ours" in options.only:
         for python in (sys.executable, *options.also_python):
             for devices in range(1, config.model.columns + 1):
-                name = f"alexnet_jax 1,{devices}, JAX {version_in(python, 'jax')}"
+                name = f"alexnet_jax 1,{devices}, JAX {versions_in(python).get('jax')}"
                 enter(name, "ours", str(directory), f"1,{devices}", python=python, devices=devices, memory=kept)
     if "plain" in options.only:
         enter(PLAIN, "plain_jax", str(directory))
@@ -194,11 +109,11 @@ def enter_all(match: Match, options: Options, directory: Path, config: Config, w
             match.skipped[ONNX] = f"its graph is in float32, not in {options.precision}"
 
 
-def disagreement(losses: list[float], ours: list[float], tolerance: float) -> str | None:
-    """Why a contestant is struck out, if it is."""
-    if all(abs(theirs - mine) <= tolerance * ours[0] for theirs, mine in zip(losses, ours, strict=True)):
+def disagreement(losses: list[float], reference: list[float], name: str, tolerance: float) -> str | None:
+    """Why a contestant is struck out, if it is; `name` is the reference's."""
+    if all(abs(own - right) <= tolerance * reference[0] for own, right in zip(losses, reference, strict=True)):
         return None
-    return f"struck out: its losses are {_listed(losses)}, ours {_listed(ours)}"
+    return f"struck out: its losses are {_listed(losses)}, those of {name} {_listed(reference)}"
 
 
 def _listed(losses: list[float]) -> str:
@@ -206,15 +121,21 @@ def _listed(losses: list[float]) -> str:
 
 
 def play(match: Match, options: Options, tick: Callable[[], None]) -> dict[str, list[float]]:
-    """The check, the practice and the rounds. Returns the losses of the check."""
+    """The check, the practice and the rounds. Returns the losses of the check.
+
+    Struck out is who computes elsewhere than the machine's figures are taken, or other losses than the first, us.
+    """
     answers = match.play(check=True)
     tick()
-    if answers.pop(MACHINE, {"device": "cpu"})["device"] != "cpu" and ONNX in answers:
-        match.strike(ONNX, "it runs on the processor, the others do not")
+    place = answers.pop(MACHINE, {}).get("place")
+    for name, answer in list(answers.items()):
+        place = place or answer["place"]
+        if answer["place"] != place:
+            match.strike(name, f"it runs on the {answers.pop(name)['place']}, the others on the {place}")
     losses = {name: answer["losses"] for name, answer in answers.items()}
-    reference = next(iter(losses), "")
-    for name in match.answers.keys() & losses.keys():
-        reason = disagreement(losses[name], losses[reference], AGREE[options.precision])
+    first = next(iter(losses), "")
+    for name, own in losses.items():
+        reason = disagreement(own, losses[first], first, AGREE[options.precision])
         if reason:
             match.strike(name, reason)
     for number in range(options.rounds + 1):
@@ -276,7 +197,6 @@ def cell(options: Options, name: str, work: Work, batch: int, tick: Callable[[],
         if machine
         else {},
         "skipped": match.skipped,
-        "versions": match.versions,
     }
 
 
@@ -288,7 +208,7 @@ def parse_options() -> Options:
         task_config(name, 1)
     versions = [jax.__version__]
     for python in options.also_python:
-        versions.append(version_in(python, "jax") or "")
+        versions.append(versions_in(python).get("jax", ""))
         if not versions[-1]:
             raise BadInput(f"--also-python {python} is no Python that has JAX")
         if versions[-1] in versions[:-1]:
@@ -301,15 +221,17 @@ def parse_options() -> Options:
 class Report:
     """Everything that is known so far, in OUT.json and OUT.md."""
 
-    def __init__(self, out: Path) -> None:
-        self._out = out
+    def __init__(self, options: Options) -> None:
+        self._out = options.out
         self.saved = False
+        pythons = dict.fromkeys((sys.executable, *options.also_python, options.torch_python))
         self.found: dict[str, Any] = {
             "command": shlex.join(["python", "-m", "alexnet_jax.benchmark", *sys.argv[1:]]),
             "date": time.strftime("%Y-%m-%d"),
             "processor": processor(),
             "cores": cores(),
-            "versions": {},
+            "precision": options.precision,
+            "versions": {python: versions_in(python) for python in pythons},
             "speed": [],
         }
 
@@ -322,7 +244,7 @@ class Report:
 def measure(options: Options, report: Report, show: Progress) -> None:
     """Everything that was asked for, saved as it comes."""
     cells = [(name, work, batch) for name in options.presets for work in options.work for batch in options.batches]
-    torch_python = options.torch_python if version_in(options.torch_python, "torch") else None
+    torch_python = options.torch_python if "torch" in report.found["versions"][options.torch_python] else None
     programs = 3 if torch_python else 2
     ticks = {
         "speed": len(cells) * (options.rounds + 2),
@@ -335,7 +257,6 @@ def measure(options: Options, report: Report, show: Progress) -> None:
     for name, work, batch in cells if "speed" in options.parts else []:
         show.update(bar, description=f"{name}, {work}, batch {batch}")
         found = cell(options, name, work, batch, tick)
-        report.found["versions"] |= found.pop("versions")
         report.found["speed"].append(found)
         report.save()
     if set(options.parts) == {"speed"}:
@@ -361,7 +282,7 @@ def measure(options: Options, report: Report, show: Progress) -> None:
 def benchmark() -> None:
     jax.config.update("jax_platforms", "cpu")  # of this process: accelerators are the contestants'
     options = parse_options()
-    report = Report(options.out)
+    report = Report(options)
     parts = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     try:
         with Progress(*parts, console=Console(stderr=True, highlight=False)) as show:

@@ -51,7 +51,7 @@ def role(precision: str) -> Callable[..., dict[str, Any]]:
 
     def turn(check: bool = False, seconds: float = 0.0) -> dict[str, Any]:
         if check:
-            return {"device": device.device_kind}
+            return {"place": device.platform}
         flops, bytes_ = rate(fastest, 2.0 * side**3, seconds / 2), rate(copy, 2.0 * COPIED, seconds / 4)
         return {"flops": flops, "bytes": bytes_, "device": device.device_kind}
 

@@ -118,4 +118,4 @@ def role(directory: str) -> Worker:
         likelihoods = logits_BK - np.log(np.exp(logits_BK).sum(axis=1, keepdims=True))
         return [float(-likelihoods[np.arange(len(labels)), labels].mean())]
 
-    return Worker(losses, lambda: None, lambda _: run(None, feed), lambda _: None)
+    return Worker("cpu", losses, lambda: None, lambda _: run(None, feed), lambda _: None)

@@ -55,7 +55,7 @@ def role(directory: str, mesh_sizes: str) -> Worker:
         def loss() -> list[float]:
             return [float(optax.softmax_cross_entropy_with_integer_labels(infer(None), batch["label"]).mean())]
 
-        return Worker(loss, lambda: None, infer, lambda _: None)
+        return Worker(jax.default_backend(), loss, lambda: None, infer, lambda _: None)
 
     rate, key, noisy = rates(config.optim, 0.0, Progress()), jax.random.key(0), jnp.float32(0)
 
@@ -77,4 +77,4 @@ def role(directory: str, mesh_sizes: str) -> Worker:
         return found
 
     step = step_of(config.model.dropout)
-    return Worker(losses, fresh_state, lambda state: step(state)[0], jax.block_until_ready)
+    return Worker(jax.default_backend(), losses, fresh_state, lambda state: step(state)[0], jax.block_until_ready)

@@ -96,6 +96,7 @@ def role(directory: str) -> Worker:
     if task["work"] == "infer":
         forward, params = jax.jit(partial(logits, config.model, key=None)), fresh_params()
         return Worker(
+            jax.default_backend(),
             lambda: [float(mean_loss(forward(params, images), labels))],
             lambda: None,
             lambda _: forward(params, images).block_until_ready(),
@@ -127,4 +128,4 @@ def role(directory: str) -> Worker:
         return found
 
     step = step_of(config.model)
-    return Worker(losses, fresh_state, lambda state: step(state)[0], jax.block_until_ready)
+    return Worker(jax.default_backend(), losses, fresh_state, lambda state: step(state)[0], jax.block_until_ready)

@@ -131,6 +131,7 @@ def role(directory: str, memory: str, mode: str) -> "Worker":
 
     task = read_task(directory)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    place = "gpu" if device.type == "cuda" else "cpu"
     memory_format = torch.channels_last if memory == "NHWC" else torch.contiguous_format
     batch = np.load(Path(directory) / "batch.npz")
     images = torch.from_numpy(batch["images"].transpose(0, 3, 1, 2)).to(device, memory_format=memory_format)
@@ -167,7 +168,8 @@ def role(directory: str, memory: str, mode: str) -> "Worker":
             settle(None)
             return logits
 
-        return Worker(lambda: [F.cross_entropy(infer(None).float(), labels).item()], lambda: None, infer, settle)
+        loss = lambda: [F.cross_entropy(infer(None).float(), labels).item()]  # noqa: E731
+        return Worker(place, loss, lambda: None, infer, settle)
 
     def step_of(dropout: float) -> Any:
         forward = network_of(dropout)
@@ -194,7 +196,7 @@ def role(directory: str, memory: str, mode: str) -> "Worker":
             found.append(state[-1].item())
         return found
 
-    return Worker(losses, fresh_state, step_of(task.config.model.dropout), settle)
+    return Worker(place, losses, fresh_state, step_of(task.config.model.dropout), settle)
 
 
 def fit(directory: str, seed: str) -> None:

@@ -1,5 +1,6 @@
 """The benchmark's figures as Markdown."""
 
+from collections import Counter
 from statistics import median
 from typing import Any
 
@@ -12,8 +13,8 @@ def report(found: dict[str, Any]) -> str:
     """Everything: what was run where, then a table for each network and kind of work."""
     device = next((cell["machine"]["device"] for cell in found["speed"] if cell["machine"]), "cpu")
     machine = f"{found['processor']}, {found['cores']} cores" + (f", {device}" if device != "cpu" else "")
-    text = f"`{found['command']}`, {found['date']}, {machine}.\n\n"
-    for versions in found["versions"].values():
+    text = f"`{found['command']}`, {found['precision']}, {found['date']}, {machine}.\n\n"
+    for versions in filter(None, found["versions"].values()):
         text += "- " + ", ".join(f"{name} {versions[name]}" for name in LIBRARIES if name in versions) + "\n"
     for name, work in dict.fromkeys((cell["preset"], cell["work"]) for cell in found["speed"]):
         cells = [cell for cell in found["speed"] if (cell["preset"], cell["work"]) == (name, work)]
@@ -74,11 +75,13 @@ def _digits(values: list[float]) -> int:
     return 0 if median(values) >= 100 else 1
 
 
-def seconds(what: str, times: dict[str, list[float | None]]) -> str:
-    """Medians of the runs that got there."""
+def seconds(what: str, times: dict[str, list[float | str]]) -> str:
+    """Medians of the runs that got there, and why others did not."""
     rows = []
     for name, found in times.items():
-        there = [each for each in found if each is not None]
-        missed = f"; {len(found) - len(there)} of {len(found)} did not get there" if len(there) < len(found) else ""
-        rows.append([name, (spread(there, 2) if there else "") + missed])
+        there = [each for each in found if isinstance(each, float)]
+        missed = Counter(each for each in found if isinstance(each, str))
+        said = [spread(there, 2)] if there else []
+        said += [f"{count} of {len(found)}: {why}" for why, count in missed.items()]
+        rows.append([name, "; ".join(said)])
     return markdown([what, "seconds"], rows)

@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import platform
+import select
 import signal
 import subprocess
 import sys
@@ -45,41 +46,47 @@ def serve(file: str, *arguments: str) -> None:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         turn = module.role(*arguments)
-        found = {dist.name.lower().replace("_", "-"): dist.version for dist in importlib.metadata.distributions()}
-        libraries = {name: found[name] for name in LIBRARIES if name in found}
-        say(versions={"Python": platform.python_version()} | libraries)
+        say()  # it is ready
         for line in sys.stdin:
             say(**turn(**json.loads(line)))
     except Exception as error:
         say(error=f"{type(error).__name__}: {error}")
 
 
-class Worker:
-    """Answers of a network that trains or infers: what it computes, then how fast.
+def versions() -> dict[str, str]:
+    """Of this Python, and of what it has of LIBRARIES."""
+    found = {dist.name.lower().replace("_", "-"): dist.version for dist in importlib.metadata.distributions()}
+    return {"Python": platform.python_version()} | {name: found[name] for name in LIBRARIES if name in found}
 
-    `losses()` are those of a check. `state = step(state)`, from `fresh()` on, is the work to be timed, and
-    `settle(state)` awaits it.
+
+class Worker:
+    """Answers of a network that trains or infers: what it computes and where, then how fast.
+
+    `place` is "cpu" or "gpu"; `losses()` are those of a check. `state = step(state)`, from `fresh()` on, is the work to
+    be timed, and `settle(state)` awaits it.
     """
 
     def __init__(
         self,
+        place: str,
         losses: Callable[[], list[float]],
         fresh: Callable[[], Any],
         step: Callable[[Any], Any],
         settle: Callable[[Any], object],
     ) -> None:
+        self._place = place
         self._losses, self._fresh, self._step, self._settle = losses, fresh, step, settle
         self._state: Any = None
         self._of_one = 0.0
 
     def __call__(self, check: bool = False, seconds: float = 0.0) -> dict[str, Any]:
-        """{"losses"} or {"steps", "seconds"} over about so many seconds, and at least one step.
+        """{"losses", "place"} or {"steps", "seconds"} over about so many seconds, and at least one step.
 
         Training steps, which wait for each other, are given out at once and awaited together, so their number follows
         from those before.
         """
         if check:
-            return {"losses": self._losses()}
+            return {"losses": self._losses(), "place": self._place}
         if not self._of_one:
             self._state = self._fresh()
             self._time(1)  # compiles
@@ -99,22 +106,39 @@ class Worker:
 
 # ----------------------------------------------------------------------------------------------------- the umpire's
 
+PATIENCE = 1800.0
+"""seconds that an answer may take, compiling and all"""
+NO_ANSWER = f"it had not answered after {PATIENCE / 60:g} minutes"
+
 
 class Out(Exception):
     """Why a contestant does not take part."""
+
+
+def isolated(python: str) -> list[str]:
+    """Starts that Python. Our PYTHONPATH is not for another, and no file beside this one to be taken for a library."""
+    return [python, "-P" if python == sys.executable else "-I"]
+
+
+def versions_in(python: str) -> dict[str, str]:
+    """`versions()` of that Python; empty where it cannot be run."""
+    try:
+        ended = subprocess.run([*isolated(python), __file__], check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    found: dict[str, str] = json.loads(ended.stdout)
+    return found
 
 
 class Contestant:
     """A process that waits for its turn. Raises Out where it cannot start."""
 
     def __init__(self, file: Path, *arguments: str, python: str, environment: dict[str, str]) -> None:
-        # Our PYTHONPATH is not for another Python; and no file beside this one is to be taken for a library.
-        isolated = "-P" if python == sys.executable else "-I"
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (it lasts as long as the process)
         try:
             # A group of its own to be stopped by; in our session, so that the system ends it should we be killed.
             self._process = subprocess.Popen(
-                [python, isolated, __file__, str(file), *arguments],
+                [*isolated(python), __file__, str(file), *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
@@ -124,7 +148,7 @@ class Contestant:
             )
         except OSError as error:
             raise Out(f"{python} cannot be run: {error.strerror}") from None
-        self.versions: dict[str, str] = self._answer()["versions"]
+        self._answer()
 
     def turn(self, **question: Any) -> dict[str, Any]:
         assert self._process.stdin is not None
@@ -139,12 +163,13 @@ class Contestant:
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         try:
-            line = self._process.stdout.readline()
+            there, _, _ = select.select([self._process.stdout], [], [], PATIENCE)
+            line = self._process.stdout.readline() if there else ""
         except KeyboardInterrupt:
             self.end()
             raise
         try:
-            answer = json.loads(line) if line else {"error": self._last_words()}
+            answer = json.loads(line) if line else {"error": self._last_words() if there else NO_ANSWER}
         except ValueError:
             answer = {"error": f"it answered {line.strip()!r}"}
         if "error" in answer:
@@ -172,8 +197,6 @@ class Match:
         self._there: dict[str, Contestant] = {}
         self._rounds = 0
         self.answers: dict[str, list[dict[str, Any]]] = {}
-        self.versions: dict[str, dict[str, str]] = {}
-        """of each Python"""
         self.skipped: dict[str, str] = {}
 
     def __enter__(self) -> "Match":
@@ -198,7 +221,6 @@ class Match:
         except Out as reason:
             self.skipped[name] = str(reason)
         else:
-            self.versions[python] = self._there[name].versions
             self.answers[name] = []
 
     def play(self, **question: Any) -> dict[str, dict[str, Any]]:
@@ -250,4 +272,7 @@ def processor() -> str:
 
 
 if __name__ == "__main__":
-    serve(*sys.argv[1:])
+    if sys.argv[1:]:
+        serve(*sys.argv[1:])
+    else:
+        print(json.dumps(versions()))

@@ -20,28 +20,35 @@ from alexnet_jax.training.optimiser import fraction
 OURS_COLD, OURS_WARM, TORCH = "alexnet_jax, empty cache", "alexnet_jax, filled cache", "PyTorch, eager"
 TWIN = Path(__file__).parent / "pytorch.py"
 
-Times = dict[str, list[float | None]]
-"""seconds of each run, by what was waited for; None where it did not come"""
+Outcome = float | str
+"""seconds, or why there are none"""
+Times = dict[str, list[Outcome]]
+"""of each run, by what was waited for"""
 
 
-def seconds_of(command: list[str]) -> float:
+def seconds_of(command: list[str]) -> Outcome:
     """Of a command from its start to its end."""
     began = time.perf_counter()
-    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
-    return time.perf_counter() - began
+    ended = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return time.perf_counter() - began if ended.returncode == 0 else failure(ended.returncode, ended.stderr)
+
+
+def failure(code: int, errors: str) -> str:
+    lines = [line for line in errors.splitlines() if line.strip()]
+    return f"it ended with code {code}" + (f" and {lines[-1].strip()[:200]!r}" if lines else "")
 
 
 def seconds_until(
     command: list[str], log: Path, said: Callable[[dict[str, Any]], bool], cache: Path | None = None
-) -> float | None:
-    """Of a command from its start to a line of JSON in `log` that says so; None where none does. It is ended there.
+) -> Outcome:
+    """Of a command from its start to a line of JSON in `log` that says so. It is ended there.
 
     `log` takes what the command prints, unless that goes into a directory of its own that does not exist yet.
     """
     environment = os.environ | ({"JAX_COMPILATION_CACHE_DIR": str(cache)} if cache else {})
-    with open(log if log.parent.is_dir() else os.devnull, "w") as output:
+    with open(log if log.parent.is_dir() else os.devnull, "w") as output, tempfile.TemporaryFile("w+") as errors:
         began = time.perf_counter()
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.DEVNULL, env=environment)
+        process = subprocess.Popen(command, stdout=output, stderr=errors, env=environment)
         read = 0
         try:
             while True:
@@ -53,8 +60,11 @@ def seconds_until(
                     read += len(whole) + 1 if whole else 0
                     if any(said(json.loads(line)) for line in whole.splitlines()):
                         return time.perf_counter() - began
+                if ended and process.returncode:
+                    errors.seek(0)
+                    return failure(process.returncode, errors.read())
                 if ended:
-                    return None
+                    return "it ended before"
                 time.sleep(0.02)
         finally:
             process.kill()
@@ -67,11 +77,11 @@ def first_step(line: dict[str, Any]) -> bool:
 
 def runs_of_fashion(
     seed: int, said: Callable[[dict[str, Any]], bool], torch_python: str | None, twins: Path, tick: Callable[[], None]
-) -> dict[str, float | None]:
+) -> dict[str, Outcome]:
     """Seconds until a training run says so: ours with an empty compilation cache and with the one that this filled,
     and PyTorch's on what `write_pictures` has put into `twins`."""
     train = [sys.executable, "-m", "alexnet_jax.train", "fashion", "--seed", str(seed), "--log-every", "1"]
-    found: dict[str, float | None] = {}
+    found: dict[str, Outcome] = {}
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         for kind in OURS_COLD, OURS_WARM:

@@ -1,0 +1,86 @@
+"""What all contestants are given: the network as it is timed, fresh parameters, one batch."""
+
+import dataclasses
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import jax
+import numpy as np
+
+from alexnet_jax import command_line
+from alexnet_jax.config import BadInput, Config, Model, ModelConfig, TutorialConfig
+from alexnet_jax.networks import functional
+from alexnet_jax.training.optimiser import decay_of, rate_of, rates
+from alexnet_jax.training.progress import Progress
+
+Work = Literal["train", "infer"]
+Precision = Literal["float32", "tf32", "bfloat16"]
+
+
+def flops(model: Model, work: Work, batch: int) -> int:
+    """Floating-point operations of a step, two for a multiply-add of convolutions and matrices.
+
+    Training adds the gradients by kernel and by input, of which conv1 has none.
+    """
+    rows = functional.describe(model)
+    passes = {row.layer: 1 if work == "infer" else 2 if row is rows[0] else 3 for row in rows}
+    return 2 * batch * sum(passes[row.layer] * row.multiply_adds for row in rows)
+
+
+def task_config(name: str, batch: int) -> Config:
+    """The preset as it is timed. Raises BadInput where its network has no twins."""
+    config = command_line.named_config(name)
+    model = config.model
+    if not isinstance(model, ModelConfig | TutorialConfig):
+        raise BadInput(
+            f"{name} is one of the CIFAR-10 networks, which the other programs have not; give another preset"
+        )
+    if not getattr(model, "columns_meet", True) or model.activation != "relu" or model.pool.kind != "max":
+        raise BadInput(f"{name} has not columns that meet, ReLU and max pooling, as the other programs' networks have")
+    # Activations of a fresh network are near 1 here. The printed alphas would hide a wrong window from the losses; the
+    # time that a norm takes does not depend on them.
+    model = replace(model, lrn=replace(model.lrn, alpha=0.05))
+    if isinstance(model, ModelConfig):
+        model = replace(model, map_norm=replace(model.map_norm, alpha=0.05))
+    # At such a rate the loss falls visibly in three steps, and rounding does not grow yet.
+    rate = (0.1 if config.optim.rule == "adam" else 1.0) / functional.describe(model)[-1].kernel[0]
+    return replace(config, model=model, optim=replace(config.optim, rate=rate, batch=batch))
+
+
+def write_task(directory: Path, config: Config, work: Work, precision: Precision, threads: int) -> None:
+    """What every contestant is given, in files that any Python reads.
+
+    task.json    {"config", "rule", "momentum", "rates": {"conv1/kernel": ..}, "decays": {..}, "work", "precision",
+                 "threads"}
+    params.npz   "conv1/kernel" [H, W, in, out], "fc6/kernel" [in, out], "conv1/bias" ..: this package's layout
+    batch.npz    "images" float32 [B, H, W, C], "labels" int32 [B]
+    """
+    optim, rng = config.optim, np.random.default_rng(0)
+    first = rates(optim, 0.0, Progress())
+    params, rates_, decays = {}, {}, {}
+    for layer, shapes in jax.eval_shape(lambda: functional.init(config.model, jax.random.key(0))).items():
+        for kind, array in shapes.items():
+            name = f"{layer}/{kind}"
+            std = 0.1 if kind == "bias" else math.sqrt(2 / math.prod(array.shape[:-1]))  # keeps a ReLU's spread
+            params[name] = rng.normal(0, std, array.shape).astype(np.float32)
+            rates_[name] = rate_of(optim, first, layer, kind)
+            decays[name] = decay_of(optim, layer, kind) or 0.0
+    size, channels = config.model.image_size, config.model.channels
+    images = rng.normal(size=(optim.batch, size, size, channels)).astype(np.float32)
+    labels = rng.integers(config.model.classes, size=optim.batch).astype(np.int32)
+    task = {
+        "config": dataclasses.asdict(config),
+        "rule": optim.rule,
+        "momentum": optim.momentum,
+        "rates": rates_,
+        "decays": decays,
+        "work": work,
+        "precision": precision,
+        "threads": threads,
+    }
+    (directory / "task.json").write_text(json.dumps(task))
+    np.savez(directory / "params.npz", **params)
+    np.savez(directory / "batch.npz", images=images, labels=labels)
