@@ -329,7 +329,7 @@ def main() -> None:
             for name, reason in match.skipped.items():
                 print(f"{name}: skipped, {reason}")
             about[part] = {"turns": match.answers, "skipped": match.skipped}
-    versions = [versions_in(python) for python in (sys.executable, options.torch_python) if python]
+    versions = [versions_in(python) for python in dict.fromkeys((sys.executable, options.torch_python)) if python]
     about |= {"cores": len(cores), "versions": versions}
     options.json.write_text(json.dumps(about, indent=1) + "\n")
     said = [", ".join(f"{name} {version}" for name, version in of.items()) for of in versions]

@@ -168,7 +168,9 @@ def role(directory: str, memory: str, mode: str) -> "Worker":
             settle(None)
             return logits
 
-        loss = lambda: [F.cross_entropy(infer(None).float(), labels).item()]  # noqa: E731
+        def loss() -> list[float]:
+            return [F.cross_entropy(infer(None).float(), labels).item()]
+
         return Worker(place, loss, lambda: None, infer, settle)
 
     def step_of(dropout: float) -> Any:

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -120,14 +121,21 @@ def isolated(python: str) -> list[str]:
     return [python, "-P" if python == sys.executable else "-I"]
 
 
+@cache
 def versions_in(python: str) -> dict[str, str]:
-    """`versions()` of that Python; empty where it cannot be run."""
+    """`versions()` of that Python, which is started once to ask; empty where it cannot be run."""
     try:
         ended = subprocess.run([*isolated(python), __file__], check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError):
         return {}
     found: dict[str, str] = json.loads(ended.stdout)
     return found
+
+
+def last_words(errors: str) -> str:
+    """The last line that a process wrote to standard error and that is no frame of a stack; empty where none is."""
+    words = [line for line in errors.splitlines() if line.strip() and not line.startswith((" ", "***"))]
+    return words[-1] if words else ""
 
 
 class Contestant:
@@ -180,9 +188,8 @@ class Contestant:
 
     def _last_words(self) -> str:
         self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").splitlines()
-        words = [line for line in lines if line.strip() and not line.startswith((" ", "***"))]  # no frames of a stack
-        return f"it ended with {words[-1]!r}" if words else "it ended without a word"
+        words = last_words(self._errors.read().decode(errors="replace"))
+        return f"it ended with {words!r}" if words else "it ended without a word"
 
     def end(self) -> None:
         if self._process.poll() is None:

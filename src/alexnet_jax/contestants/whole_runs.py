@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax.config import Config
+from alexnet_jax.contestants.turns import last_words
 from alexnet_jax.data.records import EMBEDDED, TRAIN, VALIDATION, Records
 from alexnet_jax.training.optimiser import fraction
 
@@ -34,8 +35,8 @@ def seconds_of(command: list[str]) -> Outcome:
 
 
 def failure(code: int, errors: str) -> str:
-    lines = [line for line in errors.splitlines() if line.strip()]
-    return f"it ended with code {code}" + (f" and {lines[-1].strip()[:200]!r}" if lines else "")
+    words = last_words(errors)
+    return f"it ended with code {code}" + (f" and {words.strip()[:200]!r}" if words else "")
 
 
 def seconds_until(
