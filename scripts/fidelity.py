@@ -23,8 +23,8 @@ from alexnet_jax.config import (
     pooled,
     sides,
 )
+from alexnet_jax.config.presets import PRESETS
 from alexnet_jax.networks import functional
-from alexnet_jax.presets import PRESETS
 
 PAGE = Path(__file__).parent.parent / "docs" / "fidelity.md"
 

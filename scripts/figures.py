@@ -17,8 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
+from alexnet_jax.config.presets import preset
 from alexnet_jax.networks import functional
-from alexnet_jax.presets import preset
 
 DOCS = Path(__file__).parent.parent / "docs"
 COLOURS = ("#2b6cb0", "#c05621")

@@ -13,8 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import presets
-from alexnet_jax.config import Config, Conv, Dense, Schedule
+from alexnet_jax.config import Config, Conv, Dense, Schedule, presets
 from alexnet_jax.data import records, writing
 
 # What commands compile, here or in processes of their own, is kept while the tests last and not in the user's cache.

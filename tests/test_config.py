@@ -2,8 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from alexnet_jax import presets
-from alexnet_jax.config import BadInput, Config, Conv, ModelConfig, Pool, diff, from_json, pooled, to_json
+from alexnet_jax.config import BadInput, Config, Conv, ModelConfig, Pool, diff, from_json, pooled, presets, to_json
 
 
 @pytest.mark.parametrize("name", presets.PRESETS)

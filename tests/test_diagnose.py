@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from conftest import run_command
 
-from alexnet_jax import diagnose, presets
-from alexnet_jax.config import Config
+from alexnet_jax import diagnose
+from alexnet_jax.config import Config, presets
 from alexnet_jax.data.records import EMBEDDED, Records
 from alexnet_jax.diagnose import Diagnosis, Layer, verdict
 

@@ -8,8 +8,8 @@ import jax
 import pytest
 
 from alexnet_jax.config import diff
+from alexnet_jax.config.presets import preset
 from alexnet_jax.networks import functional
-from alexnet_jax.presets import preset
 
 EXPERIMENTS = sorted((Path(__file__).parent.parent / "experiments").glob("*.py"))
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from alexnet_jax.config import BadInput, Config, diff
-from alexnet_jax.presets import PRESETS, preset
+from alexnet_jax.config.presets import PRESETS, preset
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = runpy.run_path(str(ROOT / "scripts" / "fidelity.py"))

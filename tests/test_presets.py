@@ -6,8 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import presets
-from alexnet_jax.config import BadInput, Config
+from alexnet_jax.config import BadInput, Config, presets
 from alexnet_jax.networks import functional
 
 LEAVES = {

@@ -13,12 +13,11 @@ import alexnet_jax
 SOURCE = Path(alexnet_jax.__file__).parent
 FILES = [path for path in sorted(SOURCE.rglob("*.py")) if path.name != "__init__.py"]
 MAY_IMPORT = {
-    "config": set(),
-    "presets": {"config"},
+    "config": {"config"},
     "networks": {"config", "networks"},
     "data": {"config", "data"},
     "training": {"config", "networks", "training"},
-    "weights": {"config", "presets", "weights"},
+    "weights": {"config", "weights"},
 }
 
 

@@ -14,8 +14,7 @@ import pytest
 from rich.console import Console
 
 import alexnet_jax as alexnet
-from alexnet_jax import presets
-from alexnet_jax.config import BadInput, Config, OptimConfig, Schedule
+from alexnet_jax.config import BadInput, Config, OptimConfig, Schedule, presets
 from alexnet_jax.networks import columns
 from alexnet_jax.train import fresh_state
 from alexnet_jax.training.log import Log, ProgressBar, Watch

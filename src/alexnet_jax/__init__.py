@@ -5,9 +5,9 @@ from pathlib import Path
 from jax.sharding import Mesh
 
 from alexnet_jax.config import Config
+from alexnet_jax.config.presets import preset
 from alexnet_jax.networks.columns import make_mesh, shard
 from alexnet_jax.networks.functional import Params, features, forward, init
-from alexnet_jax.presets import preset
 
 __all__ = ["features", "forward", "init", "load", "make_mesh", "preset", "shard"]
 

@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
-from alexnet_jax.presets import PRESETS
+from alexnet_jax.config.presets import PRESETS
 
 COMMANDS = {
     "train": "train a network, or go on where training was interrupted",

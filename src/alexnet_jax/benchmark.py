@@ -19,11 +19,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from alexnet_jax import command_line, contestants
 from alexnet_jax.config import BadInput, Config
+from alexnet_jax.config.presets import preset
 from alexnet_jax.contestants import tables, whole_runs
 from alexnet_jax.contestants.task import Precision, Work, flops, task_config, write_task
 from alexnet_jax.contestants.turns import Match, processor, ratios, versions_in
 from alexnet_jax.data.records import cores
-from alexnet_jax.presets import preset
 
 Kind = Literal["ours", "plain", "pytorch", "onnxruntime"]
 Part = Literal["speed", "startup", "result"]

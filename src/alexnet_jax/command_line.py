@@ -18,8 +18,8 @@ import tyro
 from jax.sharding import Mesh
 
 from alexnet_jax.config import BadInput, Config, DataConfig, Model, ModelConfig, OptimConfig, Precision
+from alexnet_jax.config.presets import preset
 from alexnet_jax.networks import columns
-from alexnet_jax.presets import preset
 
 Options = TypeVar("Options")
 

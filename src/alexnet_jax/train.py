@@ -18,12 +18,12 @@ from rich.table import Table
 
 from alexnet_jax import command_line, convert
 from alexnet_jax.config import BadInput, Config, Model, diff, from_json, to_json
+from alexnet_jax.config.presets import preset
 from alexnet_jax.data import augment
 from alexnet_jax.data.pipeline import training_batches
 from alexnet_jax.data.records import EMBEDDED, TRAIN, Records
 from alexnet_jax.evaluate import Meter, check_fit
 from alexnet_jax.networks import columns, functional
-from alexnet_jax.presets import preset
 from alexnet_jax.training import checkpoint
 from alexnet_jax.training.log import Log, ProgressBar, Watch
 from alexnet_jax.training.optimiser import check_layers, rates

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from alexnet_jax.config import BadInput, ModelConfig
-from alexnet_jax.presets import preset
+from alexnet_jax.config.presets import preset
 from alexnet_jax.weights.found import Found, groups
 
 # Red, green, blue: the mean over Caffe's mean image of ILSVRC 2012, which is in no file of weights.

@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 
 from alexnet_jax.config import BadInput, ModelConfig
-from alexnet_jax.presets import preset
+from alexnet_jax.config.presets import preset
 from alexnet_jax.weights.found import Found, needs
 
 NAMES = {

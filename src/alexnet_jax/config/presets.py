@@ -3,21 +3,18 @@
 from dataclasses import replace
 from typing import TypeVar
 
-from alexnet_jax.config import (
-    BadInput,
+from alexnet_jax.config.errors import BadInput
+from alexnet_jax.config.networks import (
     CifarConfig,
-    Config,
     Conv,
-    DataConfig,
     Dense,
     Follow,
     ModelConfig,
-    OptimConfig,
     Pool,
     ResponseNorm,
-    Schedule,
     TutorialConfig,
 )
+from alexnet_jax.config.run import Config, DataConfig, OptimConfig, Schedule
 
 # The printed formulae: every kernel N(0, 0.01^2), LRN behind ReLU with alpha as printed, one rate for all
 # parameters, divided by ten when the validation error stalls, three times in about 90 epochs.

@@ -1,0 +1,49 @@
+"""Everything that decides the numbers of a run, as frozen dataclasses: networks, optimisation, data."""
+
+from alexnet_jax.config.errors import BadInput, printable
+from alexnet_jax.config.networks import (
+    Activation,
+    CifarConfig,
+    Conv,
+    Dense,
+    Follow,
+    Model,
+    ModelConfig,
+    Pool,
+    ResponseNorm,
+    TutorialConfig,
+    pooled,
+    sides,
+)
+from alexnet_jax.config.presets import PRESETS, preset
+from alexnet_jax.config.run import Config, DataConfig, OptimConfig, Precision, Schedule, check_precision
+from alexnet_jax.config.written import diff, flat, from_json, to_json
+
+__all__ = [
+    "PRESETS",
+    "Activation",
+    "BadInput",
+    "CifarConfig",
+    "Config",
+    "Conv",
+    "DataConfig",
+    "Dense",
+    "Follow",
+    "Model",
+    "ModelConfig",
+    "OptimConfig",
+    "Pool",
+    "Precision",
+    "ResponseNorm",
+    "Schedule",
+    "TutorialConfig",
+    "check_precision",
+    "diff",
+    "flat",
+    "from_json",
+    "pooled",
+    "preset",
+    "printable",
+    "sides",
+    "to_json",
+]

@@ -1,0 +1,135 @@
+"""A run as frozen dataclasses: the network, its optimisation, its data.
+
+The defaults are the paper's printed values (Krizhevsky, Sutskever, Hinton 2012), so `Config()` is the preset `paper`,
+and every other preset states only where it departs from it.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from alexnet_jax.config.errors import BadInput
+from alexnet_jax.config.networks import Model, ModelConfig
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a rate falls over the run: the factor in (0, 1] that multiplies it."""
+
+    kind: Literal["constant", "steps", "staircase", "plateau"] = "constant"
+    """steps: at each of `epochs`; staircase: over `stairs` equal parts of the run (cuda-convnet's dexp);
+    plateau: when the validation error stops improving (section 5)"""
+    factor: float = 10.0
+    """the rate is divided by it: at each drop (steps, plateau), or over the whole run (staircase)"""
+    epochs: tuple[float, ...] = ()
+    """steps: the epochs at which the rate drops"""
+    stairs: int = 4
+    """staircase: how many levels"""
+    patience: int = 5
+    """plateau: epochs without a lower validation top-1 error before a drop"""
+    drops: int = 3
+    """plateau: how often the rate may drop"""
+
+    def __post_init__(self) -> None:
+        if self.factor <= 0 or min(self.stairs, self.patience) < 1:
+            raise BadInput(
+                f"a schedule has factor {self.factor:g}, {self.stairs} stairs and patience {self.patience}; "
+                f"the factor is more than 0, the others at least 1"
+            )
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Stochastic gradient descent of section 5: v <- momentum v - decay rate w - rate g;  w <- w + v."""
+
+    rule: Literal["sgd", "adam"] = "sgd"
+    """adam: Kingma and Ba's, with its usual constants, in place of momentum"""
+    batch: int = 128
+    epochs: float = 90.0
+    """length of the run, and what a staircase is laid over"""
+    rate: float = 0.01
+    momentum: float = 0.9
+    decay: float = 0.0005
+    """weight decay, multiplied by the rate"""
+    decay_biases: bool = True
+    bias_rate: float = 1.0
+    """the biases' rate, in units of `rate`"""
+    schedule: Schedule = Schedule("plateau")
+    """of the weights' rate"""
+    bias_schedule: Schedule = Schedule("plateau")
+    """of the biases' rate"""
+    layer_rates: tuple[tuple[str, float], ...] = ()
+    """layers and what their rates are multiplied by, as in `conv1 0.01`; 0 freezes a layer entirely"""
+    layer_decays: tuple[tuple[str, float], ...] = ()
+    """layers and their own weight decays"""
+    freeze_conv1: float | None = None
+    """epoch from which conv1 stands still (the 2012 code)"""
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise BadInput(f"optim.batch is {self.batch}; it is at least 1")
+        for name in ("epochs", "rate"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise BadInput(f"optim.{name} is {value:g}; it is more than 0 and finite")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is done to the pictures on their way in (sections 2 and 4.1)."""
+
+    pad: int = 0
+    """zero rows and columns put around a picture before it is cropped"""
+    crop: bool = True
+    """random crops in training; otherwise the central one"""
+    flip: bool = True
+    """random horizontal reflections in training"""
+    crop_run: int = 1
+    """how many consecutive pictures of a batch share a crop and a flip"""
+    square: Literal["crop", "warp"] = "crop"
+    """how a picture of any shape becomes square: its middle is cut out (section 2), or both sides are scaled (Caffe)"""
+    mean: Literal["pixel", "centre", "none"] = "pixel"
+    """pixel: each pixel's own mean is subtracted; centre: the central crop of the mean image, whatever the crop"""
+    scale: float = 1.0
+    """what the pixels, from 0 to 255 less the mean, are multiplied by"""
+    colour_noise: Literal["none", "eigenvalue", "stdev"] = "eigenvalue"
+    """eigenvalue: the printed formula, on a scale of 0 to 1; stdev: the 2012 code, which also divides by 1.1"""
+    colour_noise_until: float | None = None
+    """epoch from which there is no more colour noise"""
+    reshuffle: bool = True
+    """a new order every epoch; otherwise always the order of the records"""
+
+    def __post_init__(self) -> None:
+        if self.pad < 0 or self.crop_run < 1:
+            raise BadInput(
+                f"data.pad is {self.pad} and data.crop_run {self.crop_run}; they are at least 0 and at least 1"
+            )
+
+
+Precision = Literal["float32", "bfloat16"]
+
+
+def check_precision(precision: str) -> None:
+    """Raises BadInput where there is no such precision."""
+    if precision not in get_args(Precision):
+        raise BadInput(f"precision is {precision!r}; it is one of {', '.join(get_args(Precision))}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides the numbers of a run, except the pictures themselves."""
+
+    preset: str = "paper"
+    """the preset it is a variation of"""
+    model: Model = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+    data: DataConfig = DataConfig()
+    seed: int = 0
+    """of the initial weights, the order of the pictures, crops, flips, colours and dropout"""
+    precision: Precision = "float32"
+    """of what the layers compute; parameters, moments and updates are float32 with either"""
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
+        if not 0 <= self.seed < 2**32:
+            raise BadInput(f"seed is {self.seed}; it is at least 0 and less than 2^32")

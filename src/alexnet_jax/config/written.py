@@ -1,0 +1,68 @@
+"""Configs compared field by field, and written as JSON."""
+
+import dataclasses
+import json
+from typing import Any, get_args, get_origin, get_type_hints
+
+from alexnet_jax.config.errors import BadInput
+from alexnet_jax.config.run import Config
+
+
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """{"model.conv1.kernels": 96, ...}"""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), prefix + field.name
+        values |= flat(value, f"{name}.") if dataclasses.is_dataclass(value) else {name: value}
+    return values
+
+
+def diff(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
+    """The fields in which b differs from a: {"model.dropout": (0.5, 0.0)}. A field that one lacks is None there."""
+    in_a, in_b = flat(a), flat(b)
+    pairs = {name: (in_a.get(name), in_b.get(name)) for name in in_a | in_b}
+    return {name: (before, now) for name, (before, now) in pairs.items() if before != now}
+
+
+def to_json(config: Config) -> str:
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(text: str) -> Config:
+    """The Config that `to_json` wrote. Raises BadInput where the text is not one."""
+    try:
+        return _build(Config, json.loads(text), "")
+    except (json.JSONDecodeError, TypeError, AttributeError) as error:
+        raise BadInput(f"not the JSON of a Config: {error}") from error
+
+
+def _build(kind: Any, value: Any, name: str) -> Any:
+    kind = _of_union(kind, value)
+    if not dataclasses.is_dataclass(kind):
+        return _tupled(value) if get_origin(kind) is tuple else value
+    make: Any = kind
+    types = get_type_hints(kind)
+    for key in value:
+        if key not in types:
+            raise BadInput(f"{name + key} is not a field of a Config")
+    return make(**{key: _build(types[key], item, f"{name}{key}.") for key, item in value.items()})
+
+
+def _of_union(kind: Any, value: Any) -> Any:
+    """The member of `X | None` or of Model that the value is one of."""
+    members = [member for member in get_args(kind) if dataclasses.is_dataclass(member)]
+    if not isinstance(value, dict) or not members:
+        return kind
+    if "network" not in value:
+        return members[0]
+    named = [member for member in members if getattr(member, "network", None) == value["network"]]
+    if not named:
+        raise BadInput(f"there is no network {value['network']!r}")
+    return named[0]
+
+
+def _tupled(value: Any) -> Any:
+    """JSON's lists as the tuples they were; rates by layer were once an object, with 1 where a layer had none."""
+    if isinstance(value, dict):
+        return tuple((layer, rate) for layer, rate in value.items() if rate != 1)
+    return tuple(map(_tupled, value)) if isinstance(value, list) else value
