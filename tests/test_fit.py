@@ -153,7 +153,7 @@ def test_what_an_own_network_must_be_is_said(tiny: Config, tiny_data: Path, tmp_
         fit(init=linear_init, forward=lambda params, images, **_: images.reshape(8, -1))
     with pytest.raises(BadInput, match="init gives a tuple; give nested dicts of arrays"):
         fit(init=lambda key: (jnp.zeros(3),), forward=linear)
-    with pytest.raises(BadInput, match="optim.layer_rates names 'conv1'; the network's layers are deep"):
+    with pytest.raises(BadInput, match=r"optim\.layer_rates names 'conv1'; the network's layers are deep"):
         alexnet.fit(tiny, tmp_path / "run", tiny_data, init=linear_init, forward=linear, progress=False)
     assert not (tmp_path / "run").exists()
 
