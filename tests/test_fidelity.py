@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 SCRIPT = runpy.run_path(str(ROOT / "scripts" / "fidelity.py"))
 page: Callable[..., str] = SCRIPT["page"]
 ROWS = SCRIPT["ROWS"]
+WORDS = SCRIPT["WORDS"]  # fidelity.toml
 
 
 def test_the_page_is_that_of_the_presets() -> None:
@@ -73,6 +74,13 @@ def test_every_field_in_which_a_preset_differs_is_on_the_page(name: str) -> None
         assert shows(first, layer, both[1]) or shows(config, layer, both[0]), field
 
 
+def test_the_file_of_sources_names_presets_and_choices_and_nothing_else() -> None:
+    assert WORDS["presets"].keys() == PRESETS.keys()
+    assert WORDS["choices"].keys() == SCRIPT["VALUES"].keys()
+    for table in (*WORDS["defaults"].values(), *WORDS["choices"].values()):
+        assert table.keys() - {"row", "default", "everywhere"} <= PRESETS.keys()
+
+
 def test_a_cell_without_a_source_is_an_error() -> None:
     new = replace(preset("paper"), preset="new")
     with pytest.raises(KeyError, match="of new has no source"):
@@ -92,4 +100,4 @@ def test_the_key_explains_every_tag_and_nothing_else() -> None:
         assert f"- [{tag}] " in key
     assert "- P and a section: " in key
     links = re.findall(r"^\[([^]]+)\]: https://", page(), re.MULTILINE)
-    assert sorted(links) == sorted(tags - set(SCRIPT["WORDS"]))
+    assert sorted(links) == sorted(tags - set(WORDS["words"]))
