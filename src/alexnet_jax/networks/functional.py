@@ -81,7 +81,7 @@ def features(
     >>> model = alexnet.preset("fashion").model
     >>> params = alexnet.init(model, jax.random.key(0))
     >>> alexnet.features(model)(params, jnp.zeros((4, 28, 28, 1)))["pool5"].shape
-    (4, 3, 3, 128)
+    (4, 1, 1, 128)
     """
     specs = {
         name: P(columns.DATA, *[None] * (act.ndim - 2), columns.COLUMN)
