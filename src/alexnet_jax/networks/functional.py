@@ -71,17 +71,17 @@ def forward(
 def features(
     model: Model, mesh: Mesh | None = None, precision: Precision = "float32", *, norm: Norm | None = None
 ) -> Callable[[Params, Array], Activations]:
-    """Every layer's activation at test time, by the paper's name, whole channels, column 0 first: (params, images) ->
-    {"conv1": ..}.
+    """A compiled pure function (params, images) -> {"conv1": .., "fc8": ..}: every layer's activation at test time.
 
-    conv1 to conv5 with bias (and activation, where it follows at once), norm1, norm2, pool1, pool2, pool5 [B, H, W, C];
-    fc6, fc7 after their activation [B, C]; fc8, the logits [B, K]. Other networks have their own layers' names, the
-    logits under `model.logits`. Arguments and errors are those of `forward`.
+    Names are the paper's, channels whole, column 0 first: conv1 to conv5 with bias (and activation, where it follows at
+    once), norm1, norm2, pool1, pool2, pool5 [B, H, W, C]; fc6, fc7 after their activation [B, C]; fc8, the logits
+    [B, K]. Other networks have their own layers' names, the logits under `model.logits`. Arguments are those of
+    `forward`, and it raises BadInput for the same reasons.
 
     >>> model = alexnet.preset("fashion").model
     >>> params = alexnet.init(model, jax.random.key(0))
     >>> alexnet.features(model)(params, jnp.zeros((4, 28, 28, 1)))["pool5"].shape
-    (4, 3, 3, 128)
+    (4, 1, 1, 128)
     """
     specs = {
         name: P(columns.DATA, *[None] * (act.ndim - 2), columns.COLUMN)
