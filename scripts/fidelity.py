@@ -1,8 +1,8 @@
-"""docs/fidelity.md: what every preset makes of every disputed choice, and where that comes from.
+"""Writes docs/fidelity.md: every choice that goes into a preset, the value in each preset, and the source.
 
 python scripts/fidelity.py
 
-The values are read from the presets here. The sources of each cell and the words of the page are in fidelity.toml.
+The values are read from the presets here. The sources and the words of the page are in fidelity.toml.
 """
 
 import dataclasses
@@ -20,11 +20,8 @@ from alexnet_jax.networks import functional
 PAGE = Path(__file__).parent.parent / "docs" / "fidelity.md"
 WORDS: dict[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 
-ABSENT = "-"
-"""the cell of a choice that a network does not have"""
 
-
-# ------------------------------------------------------------------------------------- a cell's value, from a Config
+# -------------------------------------------------- the values, from a Config; None where its network has no such thing
 
 
 def number(x: float) -> str:
@@ -36,7 +33,7 @@ def number(x: float) -> str:
 
 
 def by_layer(values: dict[str, str]) -> str:
-    """One value for all layers, or a line for each value with its layers."""
+    """One value if all layers have the same, otherwise a line for each value with its layers."""
     names: dict[str, list[str]] = {}
     for layer, value in values.items():
         names.setdefault(value, []).append(layer)
@@ -63,16 +60,16 @@ def pools(model: Model) -> dict[str, Pool]:
     return {name: getattr(model, name if isinstance(model, CifarConfig) else "pool") for name in names}
 
 
-def zeros(config: Config) -> str:
+def padding(config: Config) -> str:
     before, after = config.model.conv1.padding
     if before == after:
-        return f"{before} all around" if before else "none"
-    return f"{after} below and right" if not before else f"{before} above and left, {after} below and right"
+        return f"{before} on every side" if before else "none"
+    return ("" if not before else f"{before} above and on the left, ") + f"{after} below and on the right"
 
 
-def meeting(config: Config) -> str:
+def meeting(config: Config) -> str | None:
     if config.model.columns == 1:
-        return ABSENT
+        return None
     return ", ".join(row.layer for row in describe(config.model) if row.reads == "all columns")
 
 
@@ -86,48 +83,12 @@ def kernel_sizes(config: Config) -> str:
     return "-".join(f"{c.size}" + (f"/{c.stride}" if c.stride > 1 else "") for c in config.model.convs.values())
 
 
-def order(model: Model, conv: str) -> str:
-    names = {
-        "activation": model.activation.replace("relu", "ReLU"),
-        "norm": "LRN",
-        "map_norm": "same-map norm",
-        "pool": "pool",
-    }
-    kept = [names[step] for step in model.convs[conv].then if model.norm or "norm" not in step]
-    # The tutorial's dropout stands behind every convolution.
-    drops = isinstance(model, TutorialConfig) and model.dropout > 0
-    return ", ".join(kept + ["dropout"] * drops)
+def units(config: Config) -> str:
+    return "-".join(str(layer.units) for layer in layers(config.model).values() if isinstance(layer, Dense))
 
 
-def order_last(config: Config) -> str:
-    """Behind the last convolution that is pooled, where that is neither of the first two."""
-    *_, last = pools(config.model)
-    conv = last.replace("pool", "conv")
-    return ABSENT if conv in ("conv1", "conv2") else f"{conv}: {order(config.model, conv)}"
-
-
-def has(model: Model, norm: str) -> bool:
-    return model.norm and any(norm in conv.then for conv in model.convs.values())
-
-
-def lrn(model: Model, field: str) -> str:
-    return number(getattr(model.lrn, field)) if has(model, "norm") else ABSENT
-
-
-def lrn_border(config: Config) -> str:
-    model = config.model
-    if not isinstance(model, ModelConfig) or model.columns == 1 or not has(model, "norm"):
-        return ABSENT
-    return "reaches across" if model.lrn_across_columns else "stops there"
-
-
-def map_norm(config: Config) -> str:
-    model = config.model
-    if not isinstance(model, ModelConfig) or not has(model, "map_norm"):
-        return "none" if has(model, "norm") else ABSENT
-    norm, names = model.map_norm, [name for name, conv in model.convs.items() if "map_norm" in conv.then]
-    shape = f"{norm.n}x{norm.n}, k {number(norm.k)}, alpha {number(norm.alpha)}, beta {number(norm.beta)}"
-    return f"{', '.join(names)}: {shape}"
+def activation(model: Model) -> str:
+    return model.activation.replace("relu", "ReLU")
 
 
 def last_window(config: Config) -> str:
@@ -137,29 +98,67 @@ def last_window(config: Config) -> str:
     found = {}
     for name, pool in pools(model).items():
         fits = (side[name] - pool.size) % pool.stride == 0
-        found[name] = "fits" if fits else "is left out" if name in left_out else "reaches over the border"
+        found[name] = "fits" if fits else "is left out" if name in left_out else "reaches past the border"
     return by_layer(found)
+
+
+def order(model: Model, conv: str) -> str:
+    names = {"activation": activation(model), "norm": "LRN", "map_norm": "same-map normalisation", "pool": "pooling"}
+    kept = [names[step] for step in model.convs[conv].then if model.norm or "norm" not in step]
+    # The tutorial's dropout follows every convolution.
+    drops = isinstance(model, TutorialConfig) and model.dropout > 0
+    return ", ".join(kept + ["dropout"] * drops)
+
+
+def order_last(config: Config) -> str | None:
+    """None if the last pooled convolution is conv1 or conv2, which have rows of their own."""
+    conv = list(pools(config.model))[-1].replace("pool", "conv")
+    return None if conv in ("conv1", "conv2") else f"{conv}: {order(config.model, conv)}"
+
+
+def has(model: Model, norm: str) -> bool:
+    return model.norm and any(norm in conv.then for conv in model.convs.values())
+
+
+def lrn(model: Model, field: str) -> str | None:
+    return number(getattr(model.lrn, field)) if has(model, "norm") else None
+
+
+def lrn_border(config: Config) -> str | None:
+    model = config.model
+    if not isinstance(model, ModelConfig) or model.columns == 1 or not has(model, "norm"):
+        return None
+    return "reach across it" if model.lrn_across_columns else "stop there"
+
+
+def map_norm(config: Config) -> str | None:
+    model = config.model
+    if not isinstance(model, ModelConfig) or not has(model, "map_norm"):
+        return "none" if has(model, "norm") else None
+    norm, names = model.map_norm, [name for name, conv in model.convs.items() if "map_norm" in conv.then]
+    shape = f"{norm.n}x{norm.n}, k {number(norm.k)}, alpha {number(norm.alpha)}, beta {number(norm.beta)}"
+    return f"{', '.join(names)}: {shape}"
 
 
 def dropout(model: Model) -> float:
     return 0.0 if isinstance(model, CifarConfig) else model.dropout
 
 
-def dropped(config: Config) -> str:
+def dropped(config: Config) -> str | None:
     model = config.model
     if not dropout(model):
-        return ABSENT
-    # The tutorial's: whatever reads a convolution.
+        return None
+    # In the tutorial every layer that reads a convolution.
     its = model.dropout_before if isinstance(model, ModelConfig) else list(layers(model))[1 : len(model.convs) + 1]
     return ", ".join(its)
 
 
-def dropout_scale(config: Config) -> str:
+def dropout_scale(config: Config) -> str | None:
     model, keep = config.model, 1 - dropout(config.model)
     if keep == 1:
-        return ABSENT
-    in_test = isinstance(model, ModelConfig) and model.dropout_scale == "test"
-    return f"x {number(keep)} in the test" if in_test else f"x {number(1 / keep)} in training"
+        return None
+    at_test = isinstance(model, ModelConfig) and model.dropout_scale == "test"
+    return f"x {number(keep)} at test time" if at_test else f"x {number(1 / keep)} in training"
 
 
 def initial_bias(config: Config) -> str:
@@ -177,117 +176,123 @@ def decay(config: Config) -> str:
     return by_layer({name: number(value) for name, value in found.items()}) if any(found.values()) else "none"
 
 
-def bias_decay(config: Config) -> str:
+def bias_decay(config: Config) -> str | None:
     if not any(decays(config).values()):
-        return ABSENT
-    return "as the weights" if config.optim.decay_biases else "none"
+        return None
+    return "same as the weights" if config.optim.decay_biases else "none"
+
+
+def rule(config: Config) -> str:
+    optim = config.optim
+    return f"SGD, momentum {number(optim.momentum)}" if optim.rule == "sgd" else optim.rule.capitalize()
 
 
 def schedule(its: Schedule | None) -> str:
     if its is None:
-        return "as the weights"
-    factor = number(its.factor)
+        return "same as the weights"
+    factor, epochs = number(its.factor), ", ".join(map(number, its.epochs))
     return {
         "constant": "constant",
-        "steps": f"1/{factor} at epochs {', '.join(map(number, its.epochs))}",
-        "staircase": f"{its.stairs} equal stairs, the last 1/{factor}",
-        "plateau": f"1/{factor}, {its.drops} times, after {its.patience} epochs without a lower validation error",
+        "steps": f"divided by {factor} at epochs {epochs}",
+        "staircase": f"{its.stairs} stairs of equal length, the last at 1/{factor}",
+        "plateau": f"divided by {factor} after {its.patience} epochs without a lower validation error, "
+        f"up to {its.drops} times",
     }[its.kind]
 
 
 def crops(config: Config) -> str:
     data = config.data
     room = WORDS["presets"][config.preset]["stored"] + 2 * data.pad - config.model.image_size
-    where = "the whole picture" if room == 0 else f"{room + 1}x{room + 1}" if data.crop else "the middle"
-    return f"{where}, {data.pad} zeros around" if data.pad else where
+    where = "the whole image" if room == 0 else f"{room + 1}x{room + 1}" if data.crop else "the centre"
+    return f"{where}, with {data.pad} zeros on every side" if data.pad else where
 
 
-def crop_run(config: Config) -> str:
+def crop_run(config: Config) -> str | None:
     data = config.data
     if not data.crop and not data.flip:
-        return ABSENT
-    return "each picture its own" if data.crop_run == 1 else f"shared by {data.crop_run} in a row"
+        return None
+    return "drawn for each image" if data.crop_run == 1 else f"shared by {data.crop_run} consecutive images"
 
 
-def noise_until(config: Config) -> str:
+def noise_until(config: Config) -> str | None:
     if config.data.colour_noise == "none":
-        return ABSENT
+        return None
     epoch = config.data.colour_noise_until
     return "the end" if epoch is None else f"epoch {number(epoch)}"
 
 
-VALUES: dict[str, Callable[[Config], str]] = {
-    "picture": lambda c: f"{c.model.image_size}x{c.model.image_size}x{c.model.channels}",
-    "zeros": zeros,
+VALUES: dict[str, Callable[[Config], str | None]] = {
+    "input": lambda c: f"{c.model.image_size}x{c.model.image_size}x{c.model.channels}",
+    "padding": padding,
     "conv1_maps": lambda c: "x".join(map(str, describe(c.model)[0].leaves[:2])),
-    "square": lambda c: {"crop": "the middle is cut out", "warp": "both sides are scaled"}[c.data.square],
     "columns": lambda c: str(c.model.columns),
     "meeting": meeting,
     "kernels": kernels,
     "kernel_sizes": kernel_sizes,
-    "units": lambda c: "-".join(str(layer.units) for layer in layers(c.model).values() if isinstance(layer, Dense)),
+    "units": units,
+    "activation": lambda c: activation(c.model),
+    "pooling": lambda c: by_layer({n: f"{p.kind} {p.size}x{p.size}/{p.stride}" for n, p in pools(c.model).items()}),
+    "last_window": last_window,
     "order_conv1": lambda c: order(c.model, "conv1"),
     "order_conv2": lambda c: order(c.model, "conv2"),
     "order_last": order_last,
+    "parameters": lambda c: f"{sum(row.parameters for row in describe(c.model)):,}",
+    "multiply_adds": lambda c: f"{sum(row.multiply_adds for row in describe(c.model)):,}",
     "lrn_k": lambda c: lrn(c.model, "k"),
     "lrn_n": lambda c: lrn(c.model, "n"),
     "lrn_alpha": lambda c: lrn(c.model, "alpha"),
     "lrn_beta": lambda c: lrn(c.model, "beta"),
     "lrn_border": lrn_border,
     "map_norm": map_norm,
-    "pooling": lambda c: by_layer(
-        {name: f"{p.kind} {p.size}x{p.size}/{p.stride}" for name, p in pools(c.model).items()}
-    ),
-    "last_window": last_window,
-    "activation": lambda c: c.model.activation.replace("relu", "ReLU"),
     "dropout": lambda c: number(dropout(c.model)) if dropout(c.model) else "none",
     "dropped": dropped,
     "dropout_scale": dropout_scale,
     "initial_std": lambda c: by_layer({name: number(layer.std) for name, layer in layers(c.model).items()}),
     "initial_bias": initial_bias,
     "batch": lambda c: str(c.optim.batch),
+    "rule": rule,
     "rate": lambda c: number(c.optim.rate),
     "layer_rates": lambda c: "<br>".join(f"{name}: x {number(x)}" for name, x in c.optim.layer_rates) or "none",
-    "bias_rate": lambda c: "as the weights" if c.optim.bias_rate == 1 else f"x {number(c.optim.bias_rate)}",
-    "rule": lambda c: f"momentum {number(c.optim.momentum)}" if c.optim.rule == "sgd" else c.optim.rule.capitalize(),
-    "decay": decay,
-    "bias_decay": bias_decay,
+    "bias_rate": lambda c: "same as the weights" if c.optim.bias_rate == 1 else f"x {number(c.optim.bias_rate)}",
     "schedule": lambda c: schedule(c.optim.schedule),
     "bias_schedule": lambda c: schedule(c.optim.bias_schedule),
-    "length": lambda c: f"{number(c.optim.epochs)} epochs",
     "frozen": lambda c: "never" if c.optim.freeze_conv1 is None else f"from epoch {number(c.optim.freeze_conv1)}",
-    "mean": lambda c: {"pixel": "each pixel's own", "centre": "the central crop's, whatever the crop"}.get(
-        c.data.mean, "none"
-    ),
+    "decay": decay,
+    "bias_decay": bias_decay,
+    "length": lambda c: f"{number(c.optim.epochs)} epochs",
+    "square": lambda c: {"crop": "its centre is cut out", "warp": "both sides are scaled"}[c.data.square],
     "scale": lambda c: f"0 to {number(255 * c.data.scale)}",
+    "mean": lambda c: {
+        "none": "none",
+        "pixel": "the mean image, cropped like the image",
+        "centre": "the central crop of the mean image, whatever the crop",
+    }[c.data.mean],
     "crops": crops,
+    "flips": lambda c: "half of the images" if c.data.flip else "none",
     "crop_run": crop_run,
-    "flips": lambda c: "half of the pictures" if c.data.flip else "none",
     "colour_noise": lambda c: {
         "none": "none",
-        "eigenvalue": "0.1 x eigenvalue, for pixels from 0 to 1",
-        "stdev": "0.1 x standard deviation, picture / 1.1",
+        "eigenvalue": "0.1 x the eigenvalue, for pixels from 0 to 1",
+        "stdev": "0.1 x the standard deviation, then the image is divided by 1.1",
     }[c.data.colour_noise],
     "noise_until": noise_until,
-    "picture_order": lambda c: "new every epoch" if c.data.reshuffle else "always the same",
-    "parameters": lambda c: f"{sum(row.parameters for row in describe(c.model)):,}",
-    "multiply_adds": lambda c: f"{sum(row.multiply_adds for row in describe(c.model)):,}",
+    "image_order": lambda c: "new every epoch" if c.data.reshuffle else "always the same",
 }
 
 
-# ------------------------------------------------------------------------------------------------------- its sources
+# ----------------------------------------------------------------------------------------------------------- the page
 
 
 class Row(NamedTuple):
-    """A choice: how a preset's value is read, and where it comes from."""
+    """A choice of the page."""
 
     choice: str
-    value: Callable[[Config], str]
+    value: Callable[[Config], str | None]
     sources: dict[str, str] | str
     """preset -> its tags, or one tag for every preset"""
 
     def tags(self, preset: str) -> list[str]:
-        """Raises KeyError where the preset's cell has no source."""
+        """The preset's own or those of the preset it follows. Raises KeyError where there are none."""
         presets, tags, own = WORDS["presets"], self.sources, preset
         if isinstance(tags, dict):
             while own not in tags:
@@ -297,18 +302,27 @@ class Row(NamedTuple):
             tags = tags[own]
         return [tag.replace("*", presets[preset].get("files", "*")) for tag in tags.split(", ")]
 
-    def cell(self, config: Config) -> str:
-        value = self.value(config)
-        return value if value == ABSENT else " ".join([value, *(f"[{tag}]" for tag in self.tags(config.preset))])
+    def lines(self, presets: dict[str, Config]) -> list[str]:
+        """A line of the table for each value, with the presets that have it and their sources."""
+        found: dict[str, dict[str, list[str]]] = {}
+        for config in presets.values():
+            if (value := self.value(config)) is not None:
+                cited = " ".join(f"[{tag}]" for tag in self.tags(config.preset))
+                found.setdefault(value, {}).setdefault(cited, []).append(f"`{config.preset}`")
+        cells = ["; ".join(f"{', '.join(names)} {cited}" for cited, names in its.items()) for its in found.values()]
+        first = [self.choice] + [""] * (len(found) - 1)
+        return [f"| {choice} | {value} | {cell} |" for choice, value, cell in zip(first, found, cells, strict=True)]
 
 
 def row_of(choice: str, row: str, everywhere: str = "", default: str = "", **own: str) -> Row:
-    """What a table [choices.CHOICE] says."""
+    """What a table [choices.SUBJECT.CHOICE] says."""
     sources = WORDS["defaults"][default] | own if default else own
     return Row(row, VALUES[choice], everywhere or sources)
 
 
-ROWS = [row_of(choice, **table) for choice, table in WORDS["choices"].items()]
+TABLES = {
+    subject: [row_of(choice, **its) for choice, its in choices.items()] for subject, choices in WORDS["choices"].items()
+}
 
 LINKS = {
     tag: f"https://github.com/{repository['name']}/blob/{repository['version']}/{path}"
@@ -317,34 +331,22 @@ LINKS = {
 } | {tag: document["url"] for tag, document in WORDS["documents"].items()}
 
 KEY = {"P", *LINKS, *WORDS["words"]}
-"""what the tags of the cells may be; P is followed by a section"""
-
-
-# ----------------------------------------------------------------------------------------------------------- the page
+"""what a tag may be; P is followed by a section"""
 
 
 def page(presets: dict[str, Config] = PRESETS) -> str:
     """The whole of docs/fidelity.md. Raises KeyError where a cell has no source."""
     # The default is this project's own, and comes last.
-    shown = sorted(presets, key=lambda name: name == "fashion")
-    table = [
-        "| choice | " + " | ".join(f"`{name}`" for name in shown) + " |",
-        "|---" * (len(shown) + 1) + "|",
-        *(f"| {row.choice} | " + " | ".join(row.cell(presets[name]) for name in shown) + " |" for row in ROWS),
-    ]
-    filled = [(row, config) for row in ROWS for config in presets.values() if row.value(config) != ABSENT]
-    tags = {tag for row, config in filled for tag in row.tags(config.preset)} - set(WORDS["words"])
-    links = [
-        f"[{tag}]: {WORDS['paper']['url'] if tag.startswith('P ') else LINKS[tag]}" for tag in sorted(tags, key=natural)
-    ]
-    text, left = WORDS["page"], WORDS["left_out"]
-    top = [f"# {text['title']}\n", text["head"], *table, "", text["notes"], "## Sources\n", *explanations()]
-    return "\n".join([*top, f"\n## {left['heading']}\n", left["text"], *links, ""])
-
-
-def natural(tag: str) -> list[tuple[bool, float, str]]:
-    """Sorts P 4.1 behind P 3.5, and 145 behind 19."""
-    return [(part.isdigit(), float(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", tag)]
+    shown = dict(sorted(presets.items(), key=lambda item: item[0] == "fashion"))
+    text, left, paper = WORDS["page"], WORDS["left_out"], WORDS["paper"]
+    lines = [f"# {text['title']}\n", text["introduction"]]
+    for subject, its in WORDS["subjects"].items():
+        lines += [f"## {its['heading']}\n", its["note"], "| choice | value | presets and sources |", "|---|---|---|"]
+        lines += [line for row in TABLES[subject] for line in row.lines(shown)] + [""]
+    sections = sorted(set(re.findall(r"\[(P [\d.]+)\]", "\n".join(lines))))
+    links = dict.fromkeys(sections, paper["url"]) | LINKS
+    lines += [f"## {left['heading']}\n", left["text"], "## Sources\n", *explanations(), ""]
+    return "\n".join([*lines, *(f"[{tag}]: {url}" for tag, url in links.items()), ""])
 
 
 def explanations() -> list[str]:
