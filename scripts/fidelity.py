@@ -21,7 +21,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "fidelity.md"
 WORDS: dict[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 
 
-# -------------------------------------------------- the values, from a Config; None where its network has no such thing
+# -------------------------------------------------- the values, from a Config; None if its network has no such thing
 
 
 def number(x: float) -> str:
@@ -93,7 +93,7 @@ def activation(model: Model) -> str:
 
 def last_window(config: Config) -> str:
     model = config.model
-    side = {row.layer.replace("conv", "pool"): row.leaves[0] for row in describe(model)}
+    side = {row.layer.replace("conv", "pool"): row.output[0] for row in describe(model)}
     left_out = [name for name in pools(model) if isinstance(model, ModelConfig) and name not in model.ragged]
     found = {}
     for name, pool in pools(model).items():
@@ -224,7 +224,7 @@ def noise_until(config: Config) -> str | None:
 VALUES: dict[str, Callable[[Config], str | None]] = {
     "input": lambda c: f"{c.model.image_size}x{c.model.image_size}x{c.model.channels}",
     "padding": padding,
-    "conv1_maps": lambda c: "x".join(map(str, describe(c.model)[0].leaves[:2])),
+    "conv1_maps": lambda c: "x".join(map(str, describe(c.model)[0].output[:2])),
     "columns": lambda c: str(c.model.columns),
     "meeting": meeting,
     "kernels": kernels,
@@ -292,12 +292,12 @@ class Row(NamedTuple):
     """preset -> its tags, or one tag for every preset"""
 
     def tags(self, preset: str) -> list[str]:
-        """The preset's own or those of the preset it follows. Raises KeyError where there are none."""
+        """The preset's own or those of the preset it follows. Raises KeyError if there are none."""
         presets, tags, own = WORDS["presets"], self.sources, preset
         if isinstance(tags, dict):
             while own not in tags:
                 if "follows" not in presets.get(own, {}):
-                    raise KeyError(f"the cell {self.choice!r} of {preset} has no source")
+                    raise KeyError(f"the choice {self.choice!r} of {preset} has no source")
                 own = presets[own]["follows"]
             tags = tags[own]
         return [tag.replace("*", presets[preset].get("files", "*")) for tag in tags.split(", ")]
@@ -335,7 +335,7 @@ KEY = {"P", *LINKS, *WORDS["words"]}
 
 
 def page(presets: dict[str, Config] = PRESETS) -> str:
-    """The whole of docs/fidelity.md. Raises KeyError where a cell has no source."""
+    """The whole of docs/fidelity.md. Raises KeyError if a choice has no source."""
     # The default is this project's own, and comes last.
     shown = dict(sorted(presets.items(), key=lambda item: item[0] == "fashion"))
     text, left, paper = WORDS["page"], WORDS["left_out"], WORDS["paper"]
