@@ -15,12 +15,13 @@ import pytest
 from conftest import run_command
 
 import alexnet_jax as alexnet
-from alexnet_jax import benchmark
+import speed
 from alexnet_jax.config import Config, ModelConfig
-from alexnet_jax.contestants import onnx_runtime, ours, plain_jax, tables, task, turns, whole_runs
-from alexnet_jax.contestants.turns import Match, ratios
 from alexnet_jax.training.optimiser import sgd
+from contestants import onnx_runtime, ours, plain_jax, tables, task, turns, whole_runs
+from contestants.turns import Match, ratios
 
+SPEED = Path(speed.__file__)
 NETWORKS = ("tiny", "2012's order", "tutorial")
 
 
@@ -77,7 +78,7 @@ def test_the_same_loss_in_inference(network: Config, tmp_path: Path) -> None:
 @pytest.mark.parametrize("work", ["train", "infer"])
 def test_pytorch_trains_alike(network: Config, work: task.Work, tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    from alexnet_jax.contestants import pytorch
+    from contestants import pytorch
 
     task.write_task(tmp_path, network, work, "float32", 2)
     mine = ours.role(str(tmp_path), "1,1")(check=True)["losses"]
@@ -87,7 +88,7 @@ def test_pytorch_trains_alike(network: Config, work: task.Work, tmp_path: Path) 
 
 def test_pytorchs_momentum_outlives_a_fall_of_the_rate_as_the_papers() -> None:
     torch = pytest.importorskip("torch")
-    from alexnet_jax.contestants import pytorch
+    from contestants import pytorch
 
     w = torch.ones(3, requires_grad=True)
     rule = torch.optim.SGD([w], lr=0.1, momentum=0.9)
@@ -136,7 +137,7 @@ def test_who_computes_something_else_or_elsewhere_or_fails_is_struck_out(tmp_pat
         for name, answer in roles.items():
             match.enter(name, role_file(tmp_path, name, answer))
         match.enter("nowhere", tmp_path / "honest.py", python="/no/such/python")
-        benchmark.play(match, benchmark.Options(rounds=2), lambda: None)
+        speed.play(match, speed.Options(rounds=2), lambda: None)
     assert {name: len(answers) for name, answers in match.answers.items()} == {"honest": 2, "near": 2}
     assert match.skipped == {
         "liar": "struck out: its losses are 2, 1, 0.6, those of honest 2, 1, 0.5",
@@ -167,7 +168,8 @@ def test_nobody_outlives_an_umpire_that_is_killed(tmp_path: Path) -> None:
     role_file(tmp_path, "idle", "{}")
     umpire = tmp_path / "umpire.py"
     umpire.write_text(
-        "import sys, time\nfrom pathlib import Path\nfrom alexnet_jax.contestants.turns import Match\n"
+        f"import sys, time\nfrom pathlib import Path\nsys.path.append({str(SPEED.parent)!r})\n"
+        "from contestants.turns import Match\n"
         f"match = Match()\nmatch.enter('idle', Path({str(tmp_path / 'idle.py')!r}))\n"
         "print(match._there['idle']._process.pid, flush=True)\ntime.sleep(60)\n"
     )
@@ -234,7 +236,7 @@ def test_a_table_of_seconds_says_why_some_are_missing() -> None:
 
 def test_the_command(tiny_file: Path, tmp_path: Path) -> None:
     ended = run_command(
-        *("benchmark", "--presets", tiny_file, "--work", "infer", "--batches", 2, "--rounds", 2, "--seconds", 0.02),
+        *(SPEED, "--presets", tiny_file, "--work", "infer", "--batches", 2, "--rounds", 2, "--seconds", 0.02),
         *("--parts", "speed", "--torch-python", "/no/such/python", "--out", tmp_path / "found"),
     )
     assert ended.code == 0, ended.err
@@ -258,13 +260,17 @@ def test_the_command(tiny_file: Path, tmp_path: Path) -> None:
     assert table in ended.out
 
 
+def test_help_names_the_script() -> None:
+    assert run_command(SPEED, "--help").out.startswith("usage: python benchmarks/speed.py ")
+
+
 def test_bad_input_is_answered_with_one_sentence() -> None:
-    assert "CIFAR-10" in run_command("benchmark", "--presets", "cifar").refused
-    assert "--out /no/such/place" in run_command("benchmark", "--out", "/no/such/place").refused
-    same = run_command("benchmark", "--also-python", sys.executable).refused
+    assert "CIFAR-10" in run_command(SPEED, "--presets", "cifar").refused
+    assert "--out /no/such/place" in run_command(SPEED, "--out", "/no/such/place").refused
+    same = run_command(SPEED, "--also-python", sys.executable).refused
     assert f"has JAX {jax.__version__}, which another has, too" in same
-    assert "at least 1" in run_command("benchmark", "--rounds", 0).refused
-    assert "no Python that has JAX" in run_command("benchmark", "--also-python", "/no/such/python").refused
+    assert "at least 1" in run_command(SPEED, "--rounds", 0).refused
+    assert "no Python that has JAX" in run_command(SPEED, "--also-python", "/no/such/python").refused
 
 
 def test_a_run_is_watched_line_by_line(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ COMMANDS = {
     "diagnose": "why a loss does not move, from one batch of pictures",
     "convert": "bring in weights of Caffe, ONNX or PyTorch, or take a network out as StableHLO",
     "prepare": "make a data directory",
-    "benchmark": "how fast it is, beside PyTorch, plain JAX and onnxruntime",
 }
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from alexnet_jax.config import Pool, ResponseNorm, TutorialConfig, pooled
-from alexnet_jax.contestants.ours import given
-from alexnet_jax.contestants.turns import Worker
+from contestants.ours import given
+from contestants.turns import Worker
 
 Params = dict[str, Array]
 

@@ -4,7 +4,7 @@ from collections import Counter
 from statistics import median
 from typing import Any
 
-from alexnet_jax.contestants.turns import markdown, spread
+from contestants.turns import markdown, spread
 
 LIBRARIES = "Python", "jax", "numpy", "onnxruntime", "torch"
 

@@ -1,6 +1,6 @@
 """Makes a set with the file sizes and layouts of ImageNet from the two photographs that scikit-learn ships.
 
-python scripts/photographs.py DST [--pictures 20000] [--classes 100] [--workers N]
+python benchmarks/photographs.py DST [--pictures 20000] [--classes 100] [--workers N]
 
 DST/folder/train/n00000001/n00000001_17.JPEG, DST/folder/val/n00000001/ILSVRC2012_val_00000001.JPEG  by class
 DST/tars/ILSVRC2012_img_{train,val}.tar, ILSVRC2012_devkit_t12.tar.gz   the same bytes, as ILSVRC-2012 is distributed

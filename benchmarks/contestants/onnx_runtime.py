@@ -9,8 +9,8 @@ import onnxruntime
 from onnx import helper, numpy_helper
 
 from alexnet_jax.config import TutorialConfig
-from alexnet_jax.contestants.ours import given
-from alexnet_jax.contestants.turns import Worker
+from contestants.ours import given
+from contestants.turns import Worker
 
 
 def graph(model: Any, params: dict[str, np.ndarray]) -> onnx.ModelProto:

@@ -1,6 +1,6 @@
 """Where the time of a training step goes, layer by layer, as JAX's profiler sees it.
 
-python scripts/profile_step.py [PRESET] [--batch 32]
+python benchmarks/profile_step.py [PRESET] [--batch 32]
 
 Shares are of the time that the compiled program's operations took, forward and back. On a CPU an operation that is
 shared by several threads counts once, so what runs on one thread looks larger than it is.

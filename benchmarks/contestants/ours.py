@@ -12,11 +12,11 @@ import optax
 from jax import Array
 
 from alexnet_jax.config import Precision, from_json
-from alexnet_jax.contestants.turns import Worker
 from alexnet_jax.networks import columns, functional
 from alexnet_jax.training.optimiser import rates
 from alexnet_jax.training.progress import Progress
 from alexnet_jax.training.step import make_train_step, new_state
+from contestants.turns import Worker
 
 
 def given(directory: str) -> tuple[dict[str, Any], Any, dict[str, np.ndarray], np.ndarray, np.ndarray]:

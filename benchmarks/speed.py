@@ -1,4 +1,4 @@
-"""python -m alexnet_jax.benchmark: how fast this package is, beside PyTorch, plain JAX and onnxruntime."""
+"""python benchmarks/speed.py: how fast this package is, beside PyTorch, plain JAX and onnxruntime."""
 
 import json
 import shlex
@@ -17,18 +17,19 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from alexnet_jax import command_line, contestants
+from alexnet_jax import command_line
 from alexnet_jax.config import BadInput, Config
 from alexnet_jax.config.presets import preset
-from alexnet_jax.contestants import tables, whole_runs
-from alexnet_jax.contestants.task import Precision, Work, flops, task_config, write_task
-from alexnet_jax.contestants.turns import Match, processor, ratios, versions_in
 from alexnet_jax.data.records import cores
+from contestants import tables, whole_runs
+from contestants.task import Precision, Work, flops, task_config, write_task
+from contestants.turns import Match, processor, ratios, versions_in
 
 Kind = Literal["ours", "plain", "pytorch", "onnxruntime"]
 Part = Literal["speed", "startup", "result"]
 
-ROLES = Path(contestants.__file__).parent
+PROGRAM = "benchmarks/speed.py"
+ROLES = Path(__file__).parent / "contestants"
 KEPT = ", memory kept as ours"
 MACHINE, PLAIN, ONNX = "the machine", f"plain JAX {jax.__version__}", "onnxruntime"
 # Largest difference of a loss from the reference's, in units of the first.
@@ -201,7 +202,7 @@ def cell(options: Options, name: str, work: Work, batch: int, tick: Callable[[],
 
 
 def parse_options() -> Options:
-    options = command_line.parse(Options)
+    options = command_line.parse(Options, program=f"python {PROGRAM}")
     if min(options.rounds, options.seeds, *options.batches) < 1 or options.seconds <= 0:
         raise BadInput("--rounds, --seeds and --batches are at least 1, --seconds more than 0")
     for name in options.presets:
@@ -226,7 +227,7 @@ class Report:
         self.saved = False
         pythons = dict.fromkeys((sys.executable, *options.also_python, options.torch_python))
         self.found: dict[str, Any] = {
-            "command": shlex.join(["python", "-m", "alexnet_jax.benchmark", *sys.argv[1:]]),
+            "command": shlex.join(["python", PROGRAM, *sys.argv[1:]]),
             "date": time.strftime("%Y-%m-%d"),
             "processor": processor(),
             "cores": cores(),

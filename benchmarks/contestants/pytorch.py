@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 if TYPE_CHECKING:
-    from alexnet_jax.contestants.turns import Worker
+    from contestants.turns import Worker
 
 Params = dict[str, Any]
 """{"conv1": (kernel [out, in, H, W], bias), .. "fc8": (kernel [out, in], bias)}"""
@@ -127,7 +127,7 @@ def read_task(directory: str) -> Any:
 
 def role(directory: str, memory: str, mode: str) -> "Worker":
     """`memory`: NCHW or NHWC (channels last), `mode`: eager or compiled."""
-    from alexnet_jax.contestants.turns import Worker
+    from contestants.turns import Worker
 
     task = read_task(directory)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,7 +1,7 @@
 """How fast pictures are prepared and read, beside Pillow and torchvision, and what memory reading takes.
 
-python scripts/photographs.py PHOTOS
-python scripts/throughput.py PHOTOS [--torch-python PYTHON] [--json throughput.json]
+python benchmarks/photographs.py PHOTOS
+python benchmarks/throughput.py PHOTOS [--torch-python PYTHON] [--json throughput.json]
 
 preparing  on one core, the same random files for all: all that `prepare` does for a picture, from reading the file to
            writing the record (prepare_some), and the plain loop of Pillow: open, RGB, shorter side to 256, middle cut
@@ -32,7 +32,7 @@ from pathlib import Path
 from statistics import fmean, linear_regression, median
 from typing import Any, NoReturn
 
-from alexnet_jax.contestants.turns import Match, markdown, processor, ratios, spread, versions_in
+from contestants.turns import Match, markdown, processor, ratios, spread, versions_in
 
 BATCH, SIZE, CROP = 128, 256, 224
 PILLOW, SAVING = "Pillow's loop", "Pillow's loop, and saving a JPEG"
@@ -305,7 +305,7 @@ def prepared(options: argparse.Namespace, encoding: str) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", type=Path, metavar="PHOTOS", help="what scripts/photographs.py made")
+    parser.add_argument("photos", type=Path, metavar="PHOTOS", help="what benchmarks/photographs.py made")
     parser.add_argument("--torch-python", metavar="PYTHON", help="a Python that has torch and torchvision")
     parser.add_argument("--prepared", metavar="DIR", help="the sets are DIR-raw and DIR-jpeg; by default PHOTOS-...")
     parser.add_argument("--json", type=Path, default=Path("throughput.json"), help="where all figures go")
@@ -317,7 +317,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0, help="of our pipeline, 0 for threads")
     options = parser.parse_args()
     if not (options.photos / "folder" / "train").is_dir():
-        fail(f"{options.photos} has no folder/train; make it with python scripts/photographs.py {options.photos}")
+        fail(f"{options.photos} has no folder/train; make it with python benchmarks/photographs.py {options.photos}")
     if options.rounds < 1 or options.files < 1 or options.batches < 400:
         fail("--rounds and --files are at least 1, --batches at least 400")
 

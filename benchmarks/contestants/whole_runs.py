@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax.config import Config
-from alexnet_jax.contestants.turns import last_words
 from alexnet_jax.data.records import EMBEDDED, TRAIN, VALIDATION, Records
 from alexnet_jax.training.optimiser import fraction
+from contestants.turns import last_words
 
 OURS_COLD, OURS_WARM, TORCH = "alexnet_jax, empty cache", "alexnet_jax, filled cache", "PyTorch, eager"
 TWIN = Path(__file__).parent / "pytorch.py"
