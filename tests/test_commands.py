@@ -18,7 +18,7 @@ import alexnet_jax as alexnet
 from alexnet_jax.__main__ import COMMANDS
 from alexnet_jax.config import Config, from_json
 from alexnet_jax.data import records, writing
-from alexnet_jax.train import advice
+from alexnet_jax.training.fit import advice
 
 STEPS = 17  # ceil(3 epochs x 44 pictures / 8)
 
@@ -191,7 +191,7 @@ def test_evaluate_counts_every_example_once(whole: tuple[Path, Ended], tiny_data
 def test_evaluate_says_what_it_measured(whole: tuple[Path, Ended]) -> None:
     ended = run_command("evaluate", whole[0], "--crops", 1)
     assert ended.code == 0
-    assert "on 21 pictures" in ended.out
+    assert "on 21 validation images of " in ended.out
     assert "top-1 error" in ended.out
 
 
@@ -228,9 +228,9 @@ def test_a_run_whose_loss_does_not_move_names_the_command_that_says_why(
 ) -> None:
     """Behind the first of its two epochs, and only where the loss is no better than guessing."""
     still = train(tiny_file, tiny_data, tmp_path / "run", "--optim.rate", 1e-12, "--steps", 11)
-    assert still.out.count(f"python -m alexnet_jax.diagnose {tiny_file}") == 1
+    assert still.out.count(f"python -m alexnet_jax.diagnose {tmp_path / 'run'} --data {tiny_data} says why") == 1
     assert "no better than guessing, which gives 1.099" in still.out
-    assert advice(1.08, 3, "tiny") is None
+    assert advice(1.08, 3, tmp_path, tiny_data) is None
 
 
 def test_the_tutorial_trains_and_resumes_with_adam(tiny_data: Path, tmp_path: Path) -> None:
@@ -354,9 +354,10 @@ def test_the_commands_as_new_processes(whole: tuple[Path, Ended], tmp_path: Path
     bare = {name: value for name, value in os.environ.items() if name not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")}
     listed = subprocess.run([sys.executable, "-m", "alexnet_jax"], capture_output=True, text=True, env=bare)
     assert all(f"alexnet_jax.{name}" in listed.stdout for name in COMMANDS)
-    mesh = subprocess.run(
-        command("train", "--mesh", "2,2", "--workdir", tmp_path / "run"), capture_output=True, text=True, env=bare
-    )
+    of_four = command("train", "--mesh=2,2", "--workdir", tmp_path / "run", "--steps", 1)
+    mesh = subprocess.run(of_four, capture_output=True, text=True, env=bare)
+    assert "2 x 2 devices (cpu)" in mesh.stdout, "as many as the mesh asks for"
+    mesh = subprocess.run(of_four, capture_output=True, text=True, env=bare | {"JAX_NUM_CPU_DEVICES": "2"})
     assert mesh.returncode == 2
     assert mesh.stderr.startswith("error: a mesh of 2,2 needs 4 devices and there are 2 (cpu)")
     evaluated = subprocess.run(command("evaluate", whole[0], "--json"), capture_output=True, text=True, env=bare)

@@ -16,11 +16,11 @@ from rich.console import Console
 import alexnet_jax as alexnet
 from alexnet_jax.config import BadInput, Config, OptimConfig, Schedule, presets
 from alexnet_jax.networks import columns
-from alexnet_jax.train import fresh_state
+from alexnet_jax.training.fit import layout_of
 from alexnet_jax.training.log import Log, ProgressBar, Watch
 from alexnet_jax.training.optimiser import Rates, check_layers, moments, rates, update
 from alexnet_jax.training.progress import Plateau, Progress
-from alexnet_jax.training.step import make_error_sums, make_train_step, new_state
+from alexnet_jax.training.step import State, make_error_sums, make_train_step, new_state
 
 
 def tree(value: float) -> dict[str, dict[str, jax.Array]]:
@@ -191,10 +191,15 @@ def test_the_share_of_waiting_for_data_is_logged(tmp_path: Path) -> None:
     assert waited[1] < 0.3
 
 
-@pytest.mark.parametrize("layout", [(1, 1), (1, 2)])
-def test_a_step_leaves_the_state_where_it_was_and_is_compiled_once(tiny: Config, layout: tuple[int, int]) -> None:
-    mesh, model = alexnet.make_mesh(*layout), tiny.model
-    state = fresh_state(tiny, jax.random.key(0), mesh)
+@pytest.mark.parametrize("sizes", [(1, 1), (1, 2)])
+def test_a_step_leaves_the_state_where_it_was_and_is_compiled_once(tiny: Config, sizes: tuple[int, int]) -> None:
+    mesh, model = alexnet.make_mesh(*sizes), tiny.model
+
+    def create(key: jax.Array) -> State:
+        return new_state(alexnet.init(model, key), tiny.optim)
+
+    layout = layout_of(jax.eval_shape(create, jax.random.key(0)), mesh, own=False)
+    state = jax.jit(create, out_shardings=layout)(jax.random.key(0))
     step = make_train_step(alexnet.forward(model, mesh), lambda images, *_: images, tiny.optim)
     images = np.zeros((8, model.image_size, model.image_size, model.channels), np.float32)
     batch = columns.shard_batch({"image": images, "label": np.zeros(8, np.int32)}, mesh, 8)

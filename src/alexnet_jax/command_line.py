@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import io
+import math
 import os
 import platform
 import re
@@ -10,6 +11,7 @@ import runpy
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -17,8 +19,17 @@ import jax
 import tyro
 from jax.sharding import Mesh
 
-from alexnet_jax.config import BadInput, Config, DataConfig, Model, ModelConfig, OptimConfig, Precision
-from alexnet_jax.config.presets import preset
+from alexnet_jax.config import (
+    BadInput,
+    Config,
+    DataConfig,
+    Model,
+    ModelConfig,
+    OptimConfig,
+    Precision,
+    from_json,
+    preset,
+)
 from alexnet_jax.networks import columns
 
 Options = TypeVar("Options")
@@ -109,12 +120,15 @@ def _sentence(message: str) -> str:
 
 
 def named_config(name: str) -> Config:
-    """The preset of that name, or CONFIG of that Python file. Raises BadInput."""
+    """The preset of that name, the config of that run directory, or CONFIG of that Python file. Raises BadInput."""
+    written = Path(name) / "config.json"
+    if written.is_file():
+        return from_json(written.read_text())
     if not name.endswith(".py"):
         try:
             return preset(name)
         except BadInput as error:
-            raise BadInput(f"{error}; or give a file ending in .py") from None
+            raise BadInput(f"{error}; or give a run directory, or a file ending in .py") from None
     if not Path(name).is_file():
         raise BadInput(f"there is no file {name}")
     try:
@@ -126,14 +140,14 @@ def named_config(name: str) -> Config:
     return config
 
 
-def make_cpu_devices() -> None:
-    """Two CPU devices, so that the columns' exchanges are real on a machine without accelerators.
+def make_cpu_devices(mesh: str = "auto") -> None:
+    """As many CPU devices as `--mesh` asks for, so that the exchanges are real on a machine without accelerators.
 
-    Must come before the first use of a device; JAX_NUM_CPU_DEVICES and XLA_FLAGS have the last word.
+    For "auto" two. Must come before the first use of a device; JAX_NUM_CPU_DEVICES and XLA_FLAGS have the last word.
     """
     asked: int = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]
     if asked < 0 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", 2)
+        jax.config.update("jax_num_cpu_devices", 2 if mesh == "auto" else max(1, math.prod(sizes_of(mesh))))
 
 
 def keep_compiled() -> None:
@@ -171,24 +185,28 @@ def keep_memory() -> None:
         ctypes.CDLL(None).mallopt(parameter, value)
 
 
+def given(option: str, default: str) -> str:
+    """What the command line says of an option, before it is parsed."""
+    for before, argument in pairwise(["", *sys.argv[1:]]):
+        if before == option:
+            return argument
+        if argument.startswith(f"{option}="):
+            return argument.partition("=")[2]
+    return default
+
+
 def mesh_of(text: str, config: Config) -> Mesh:
     """The mesh of `--mesh D,C`, or for "auto" the one that suits the machine. Raises BadInput."""
-    columns_ = config.model.columns
     if text == "auto":
-        devices = jax.device_count()
-        if columns_ == 1:
-            data, column = (1 if jax.default_backend() == "cpu" else devices), 1
-        elif devices == 1 or columns_ != 2:
-            data, column = 1, 1
-        elif jax.default_backend() == "cpu":
-            data, column = 1, 2
-        else:
-            data, column = devices // 2, 2
-    else:
-        sizes = text.split(",")
-        if len(sizes) != 2 or not all(size.strip().isdigit() for size in sizes):
-            raise BadInput(f"--mesh {text} is not D,C, the sizes of the data and the column axis, as in --mesh 1,2")
-        data, column = map(int, sizes)
-    mesh = columns.make_mesh(data, column)
+        return columns.suitable_mesh(config.model.columns)
+    mesh = columns.make_mesh(*sizes_of(text))
     columns.columns_here(config.model, mesh)
     return mesh
+
+
+def sizes_of(text: str) -> tuple[int, int]:
+    """D and C of `--mesh D,C`. Raises BadInput."""
+    sizes = text.split(",")
+    if len(sizes) != 2 or not all(size.strip().isdigit() for size in sizes):
+        raise BadInput(f"--mesh {text} is not D,C, the sizes of the data and the column axis, as in --mesh 1,2")
+    return int(sizes[0]), int(sizes[1])

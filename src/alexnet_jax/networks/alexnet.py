@@ -37,7 +37,7 @@ class AlexNet(nn.Module):
                 layer.then,
                 x,
                 acts,
-                activation=layers.ACTIVATIONS[net.activation],
+                activation=layers.activation(net.activation),
                 pool=lambda name, x: layers.pool(x, net.pool, ragged=name in net.ragged),
                 norm=self.lrn if net.norm else None,
                 map_norm=partial(layers.map_norm, norm=net.map_norm) if net.norm else None,
@@ -50,7 +50,7 @@ class AlexNet(nn.Module):
 
         def dense(name: str, x: Array, blind: int) -> Array:
             x = FullyConnected(getattr(net, name), self.share, blind, name=name)(meet(drop(name, x)))
-            acts[name] = layers.ACTIVATIONS[net.activation](x)
+            acts[name] = layers.activation(net.activation)(x)
             return acts[name]
 
         x = conv("conv1", images_BHWC, blind=1)  # every column reads the whole picture

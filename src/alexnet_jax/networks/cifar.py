@@ -29,7 +29,7 @@ class Cifar(nn.Module):
                 layer.then,
                 kind(layer, name=name)(x),
                 acts,
-                activation=layers.ACTIVATIONS[net.activation],
+                activation=layers.activation(net.activation),
                 pool=lambda name, x: layers.pool(x, getattr(net, name)),
                 norm=partial(layers.lrn, norm=net.lrn, columns=1) if net.norm else None,
             )

@@ -41,6 +41,14 @@ def make_mesh(data: int = 1, columns: int = 1) -> Mesh:
     return jax.make_mesh((data, columns), (DATA, COLUMN), axis_types=(AxisType.Auto,) * 2, devices=there[:needed])
 
 
+def suitable_mesh(columns: int) -> Mesh:
+    """The mesh that suits this machine and a network of so many columns: two columns on pairs of devices."""
+    devices, on_cpus = jax.device_count(), jax.default_backend() == "cpu"
+    if columns == 2 and devices > 1:
+        return make_mesh(1 if on_cpus else devices // 2, 2)
+    return make_mesh(devices if columns == 1 and not on_cpus else 1, 1)
+
+
 def columns_here(model: Model, mesh: Mesh | None) -> int:
     """How many of the network's columns one device holds. Raises BadInput where they cannot be shared equally."""
     devices = 1 if mesh is None else mesh.shape[COLUMN]
@@ -70,6 +78,27 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
     if mesh.size == 1:
         plan = jax.tree.map(lambda _: P(), plan, is_leaf=lambda x: isinstance(x, P))
     return jax.tree.map(partial(NamedSharding, mesh), plan, is_leaf=lambda x: isinstance(x, P))
+
+
+def everywhere(tree: Any, mesh: Mesh) -> Any:
+    """The layout of a network that knows no columns: every array whole on every device."""
+    return jax.tree.map(lambda _: NamedSharding(mesh, P()), tree)
+
+
+def like(tree: Any, params: Any, layout: Any, mesh: Mesh) -> Any:
+    """The layout of what an optimiser remembers: an array with a parameter's name and shape lies as that one does.
+
+    params: arrays or their shapes; layout: their shardings. Every other array is whole on every device.
+    """
+    flat, places = jax.tree.leaves_with_path(params), jax.tree.leaves(layout)
+    lies = {(path, array.shape): place for (path, array), place in zip(flat, places, strict=True)}
+
+    def place(path: tuple[Any, ...], array: Any) -> NamedSharding:
+        ends = (path[start:] for start in range(len(path)))
+        found = (lies[end, array.shape] for end in ends if (end, array.shape) in lies)
+        return next(found, NamedSharding(mesh, P()))
+
+    return jax.tree.map_with_path(place, tree)
 
 
 def shard(params: Any, model: Model, mesh: Mesh) -> Any:

@@ -14,11 +14,11 @@ from jax import Array, lax
 
 from alexnet_jax.config import Pool, ResponseNorm, pooled
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "relu": jax.nn.relu,
-    "tanh": jnp.tanh,
-    "sigmoid": jax.nn.sigmoid,
-}
+
+def activation(name: str) -> Callable[[Array], Array]:
+    """The activation that `model.activation` names (section 3.1)."""
+    function: Callable[[Array], Array] = getattr(jax.nn, name)
+    return function
 
 
 def in_columns(layer: Callable[..., Array], columns: int, *arrays: Array) -> Array:

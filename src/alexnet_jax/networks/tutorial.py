@@ -22,7 +22,7 @@ class Tutorial(nn.Module):
     @nn.compact
     def __call__(self, images_BHWC: Array, draw: Draw | None = None) -> Activations:
         net, acts = self.config, Activations()
-        activation = layers.ACTIVATIONS[net.activation]
+        activation = layers.activation(net.activation)
 
         def conv(name: str, x: Array) -> Array:
             layer = self.initial(getattr(net, name))

@@ -9,20 +9,22 @@ from elsewhere are a step 0 without moments.
 
 import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from jax import Array
 from jax.sharding import Mesh, SingleDeviceSharding
 from orbax.checkpoint.checkpoint_managers import ContinuousCheckpointingPolicy
 
 from alexnet_jax.config import BadInput, Config, from_json, to_json
 from alexnet_jax.networks import columns, functional
-from alexnet_jax.training.step import State, new_state
+from alexnet_jax.training.step import State
 
 LATEST, BEST = "latest", "best"
 
@@ -43,40 +45,57 @@ class Checkpoint:
     def step(self) -> int:
         return int(self.path.name)
 
-    def params(self, mesh: Mesh | None = None) -> functional.Params:
+    def params(self, mesh: Mesh | None = None) -> Any:
         """On one device, or laid over a mesh."""
-        return self._restore("params", self._target(self._shapes().params, mesh))
+        if "init" in self.own:  # the file alone knows their shapes
+            with self._reading(), ocp.StandardCheckpointer() as reader:
+                shapes = reader.metadata(self.path / "params").item_metadata.tree
+        else:
+            shapes = jax.eval_shape(partial(functional.init, self.config.model), jax.random.key(0))
+        if mesh is None:
+            here = SingleDeviceSharding(jax.devices()[0])
+            layout = jax.tree.map(lambda _: here, shapes)
+        elif "init" in self.own:
+            layout = columns.everywhere(shapes, mesh)
+        else:
+            columns.columns_here(self.config.model, mesh)
+            layout = columns.shardings(shapes, mesh)
+        return self._restore("params", shapes, layout)
 
-    def state(self, mesh: Mesh) -> State:
-        """What a training step changes, laid over a mesh."""
-        step = jax.device_put(jnp.int32(self.step), columns.shardings(jnp.int32(0), mesh))
-        moments = self._restore("moments", self._target(self._shapes().moments, mesh))
-        return State(step, self.params(mesh), moments)
+    def state(self, shapes: State, layout: State) -> State:
+        """What a training step changes, in these shapes and laid out so."""
+        step = jax.device_put(jnp.int32(self.step), layout.step)
+        restored = (self._restore(name, getattr(shapes, name), getattr(layout, name)) for name in ("params", "moments"))
+        return State(step, *restored)
+
+    @property
+    def own(self) -> dict[str, str]:
+        """What of it is the user's own code, and its name."""
+        return dict(self.config.own)
+
+    def check_network(self) -> None:
+        """Raises BadInput where it is a network of the user's own, which only their own code can run."""
+        if "forward" in self.own:
+            raise BadInput(
+                f"{self.path} is a network of its owner's code, {self.own['forward']}; "
+                f"give that code to alexnet_jax.evaluate(..., forward={self.own['forward']})"
+            )
 
     def statistics(self) -> dict[str, Any]:
         """What was measured over the pictures it was trained on, as `Writer` was given it."""
         return self._restore("statistics")
 
-    def _shapes(self) -> State:
-        def create(key: Array) -> State:
-            return new_state(functional.init(self.config.model, key), self.config.optim)
+    def _restore(self, item: str, shapes: Any = None, layout: Any = None) -> Any:
+        target = None
+        if shapes is not None:
+            target = jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), shapes, layout)
+        with self._reading(), ocp.StandardCheckpointer() as reader:
+            return reader.restore(self.path / item, target)
 
-        return jax.eval_shape(create, jax.random.key(0))
-
-    def _target(self, shapes: Any, mesh: Mesh | None) -> Any:
-        """The arrays to restore, and where they shall lie."""
-        if mesh is None:
-            here = SingleDeviceSharding(jax.devices()[0])
-            layout = jax.tree.map(lambda _: here, shapes)
-        else:
-            columns.columns_here(self.config.model, mesh)
-            layout = columns.shardings(shapes, mesh)
-        return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, layout)
-
-    def _restore(self, item: str, target: Any = None) -> Any:
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
         try:
-            with ocp.StandardCheckpointer() as reader:
-                return reader.restore(self.path / item, target)
+            yield
         except Exception as error:  # whatever Orbax and TensorStore make of a damaged file
             raise BadInput(_damaged(self.path, error)) from error
 
@@ -110,6 +129,19 @@ def find(path: str | Path) -> Checkpoint:
         return Checkpoint(place, config, about["data"], about["progress"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(_damaged(place, error)) from error
+
+
+def load(path: str | Path, mesh: Mesh | None = None) -> tuple[Config, functional.Params]:
+    """(config, params) of a run directory (its latest checkpoint) or of a checkpoint, on one device or over a mesh.
+
+    params: {"conv1": {"kernel", "bias"}, ...}, float32, in the shapes that `init` gives them. Raises BadInput where
+    there is no checkpoint, it cannot be read, or its columns do not fit the mesh.
+
+    >>> config, params = alexnet.load("runs/one")
+    >>> logits = alexnet.forward(config.model)(params, images)
+    """
+    found = find(path)
+    return found.config, found.params(mesh)
 
 
 def write_weights(run: Path, config: Config, data: dict[str, Any], statistics: dict[str, Any], params: Any) -> None:

@@ -1,7 +1,9 @@
-"""What a run says while it lasts: metrics.jsonl, TensorBoard and one progress bar."""
+"""What a run says: its network, metrics.jsonl, TensorBoard and one progress bar."""
 
 import json
 import math
+import resource
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,13 +12,37 @@ from typing import Any, TypeVar
 import jax
 from rich import progress
 from rich.console import Console
+from rich.table import Table
 from tensorboardX import SummaryWriter
 
-from alexnet_jax.config import BadInput
+from alexnet_jax.config import BadInput, Model
+from alexnet_jax.networks import functional
 
 Batch = TypeVar("Batch")
 
 _ADVICE = "checkpoints made before are kept; try a smaller --optim.rate in another --workdir"
+
+
+def network_table(model: Model) -> Table:
+    """The network, a row a layer."""
+    table = Table("layer", "reads", "kernel", "leaves", "parameters", "multiply-adds", title="The network, all columns")
+    rows = functional.describe(model)
+    for row in rows:
+        kernel, leaves = ("x".join(map(str, shape)) for shape in (row.kernel, row.leaves))
+        table.add_row(row.layer, row.reads, kernel, leaves, f"{row.parameters:,}", f"{row.multiply_adds:,}")
+    table.add_section()
+    total = f"{sum(row.parameters for row in rows):,}", f"{sum(row.multiply_adds for row in rows):,}"
+    table.add_row("all", "", "", "", *total)
+    return table
+
+
+def peak_memory() -> str:
+    """The most memory that was in use so far."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats:
+        return f"{stats['peak_bytes_in_use'] / 2**30:.1f} GiB on a device"
+    unit = 1 if sys.platform == "darwin" else 1024
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30:.1f} GiB on the host"
 
 
 class Log:
@@ -46,6 +72,11 @@ class Log:
     def __exit__(self, *_: object) -> None:
         self._file.close()
         self._board.close()
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of RUN/metrics.jsonl."""
+    return [json.loads(line) for line in _whole_lines(run / "metrics.jsonl")]
 
 
 def _whole_lines(path: Path) -> list[str]:
@@ -96,8 +127,8 @@ class Watch:
     ) -> None:
         self._window, self._log, self._bar = window, log, bar
         self._batch, self._examples, self._log_every = batch, examples, log_every
-        self._pending: tuple[int, Any, float] | None = None
-        self._shown = "compiling"
+        self._pending: tuple[int, Any, float | None] | None = None
+        self._shown = ""
         self._restart()
 
     def _restart(self) -> None:
@@ -116,8 +147,11 @@ class Watch:
     def _epoch(self, done: int) -> float:
         return done * self._batch / self._examples
 
-    def follow(self, done: int, metrics: Any, rate: float) -> None:
-        """Takes note that the `done`-th step was given to the device, and takes in the one before it."""
+    def follow(self, done: int, metrics: Any, rate: float | None) -> None:
+        """Takes note that the `done`-th step was given to the device, and takes in the one before it.
+
+        `rate` is the learning rate, where it is known.
+        """
         self.settle()
         self._pending = done, metrics, rate
 
@@ -138,7 +172,7 @@ class Watch:
         self._steps += 1
         for name, value in (figures | {"steps": 1}).items():
             self._window[name] = self._window.get(name, 0.0) + value
-        self._bar.show(done, self._shown)
+        self._bar.show(done, self._shown or f"loss {figures['loss']:.3f}  error {figures['top1_error']:.3f}")
         if done % self._log_every:
             return
         means = {name: self._window[name] / self._window["steps"] for name in ("loss", "top1_error")}
@@ -148,7 +182,7 @@ class Watch:
             done,
             epoch=self._epoch(done),
             **{f"train/{name}": value for name, value in means.items()},
-            learning_rate=rate,
+            **({} if rate is None else {"learning_rate": rate}),
             images_per_second=speed,
             data_wait=wait,
         )

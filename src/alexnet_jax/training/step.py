@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from alexnet_jax.config import OptimConfig
-from alexnet_jax.training.optimiser import Rates, moments, update
+from alexnet_jax.training.optimiser import Optimiser, Rates, moments, update
 
 
 class State(NamedTuple):
@@ -24,12 +23,12 @@ class State(NamedTuple):
     moments: Any
 
 
-def new_state(params: Any, optim: OptimConfig) -> State:
+def new_state(params: Any, optim: Optimiser) -> State:
     return State(jnp.zeros((), jnp.int32), params, moments(optim, params))
 
 
 def make_train_step(
-    forward: Callable[..., Array], augment: Callable[..., Array], optim: OptimConfig
+    forward: Callable[..., Array], augment: Callable[..., Array], optim: Optimiser
 ) -> Callable[..., tuple[State, dict[str, Array]]]:
     """step(state, images uint8 [B, H, W, C], label [B], key, rates, noisy) -> (state, metrics), compiled.
 
