@@ -16,7 +16,7 @@ from conftest import CLASSES, Ended, run_command
 
 import alexnet_jax as alexnet
 from alexnet_jax.__main__ import COMMANDS
-from alexnet_jax.config import Config, from_json
+from alexnet_jax.config import Config, flat, from_json
 from alexnet_jax.data import records, writing
 from alexnet_jax.training.fit import advice
 
@@ -362,6 +362,23 @@ def test_the_commands_as_new_processes(whole: tuple[Path, Ended], tmp_path: Path
     assert mesh.stderr.startswith("error: a mesh of 2,2 needs 4 devices and there are 2 (cpu)")
     evaluated = subprocess.run(command("evaluate", whole[0], "--json"), capture_output=True, text=True, env=bare)
     assert json.loads(evaluated.stdout)["examples"] == 21
-    helped = subprocess.run(command("train", "cuda_convnet", "--help"), capture_output=True, text=True, env=bare)
-    assert helped.returncode == 0
-    assert "(default: 224)" in helped.stdout, "the defaults are those of the preset named"
+    pipe = f"{sys.executable} -m alexnet_jax.train --help-all | head -n 1"
+    cut = subprocess.run(["bash", "-c", pipe], capture_output=True, text=True, env=bare)
+    assert cut.stdout == "usage: python -m alexnet_jax.train [-h] [OPTIONS] [CONFIG]\n"
+    assert cut.stderr == "", "who reads only the first line is told no more"
+
+
+def test_help_fits_on_one_screen_and_help_all_shows_every_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    helped, whole = run_command("train", "cuda_convnet", "--help"), run_command("train", "cuda_convnet", "--help-all")
+    assert helped.code == whole.code == 0
+    assert helped.out.startswith("usage: python -m alexnet_jax.train ")
+    assert len(helped.out.splitlines()) <= 36
+    assert "--model.image-size" not in helped.out
+    assert "--help-all lists them" in helped.out
+    for option in ("--data", "--seed", "--precision", "--workdir", "--init", "--steps", "--mesh", "--log-every"):
+        assert option in helped.out
+        assert option in whole.out
+    for name in flat(alexnet.preset("cuda_convnet")).keys() - {"preset", "own", "model.conv6"}:
+        assert f"--{name.replace('_', '-')}" in whole.out
+    assert "(default: 224)" in whole.out, "the defaults are those of the preset named"

@@ -8,12 +8,13 @@ import os
 import platform
 import re
 import runpy
+import signal
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, make_dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import jax
 import tyro
@@ -39,20 +40,26 @@ Options = TypeVar("Options")
 class Recipe:
     """The options that say what is trained, and on what."""
 
-    config: tyro.conf.Positional[str] = "fashion"
-    """a preset, or a Python file that defines CONFIG"""
-    directory: Annotated[Path | None, tyro.conf.arg(name="data")] = None
-    """prepared data directory; by default the embedded 12,000 pictures of Fashion-MNIST"""
+    config: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[CONFIG]")] = "fashion"
+    """a preset, a run directory, or a Python file that defines CONFIG"""
+    directory: Annotated[Path | None, tyro.conf.arg(name="data", metavar="DIR")] = None
+    """prepared images; by default 12,000 of Fashion-MNIST"""
     seed: int = 0
-    """of the initial weights, the order of the pictures, crops, flips, colours and dropout"""
+    """of every random draw"""
     precision: Precision = "float32"
-    """of what the layers compute; parameters, moments and updates are float32 with either"""
+    """of what the layers compute; parameters stay float32"""
     model: tyro.conf.FlagConversionOff[Model] = ModelConfig()
     optim: tyro.conf.FlagConversionOff[OptimConfig] = OptimConfig()
     data: tyro.conf.FlagConversionOff[DataConfig] = DataConfig()
 
 
 CONFIG_FIELDS = ("seed", "precision", "model", "optim", "data")
+
+_FIELDS = """
+
+Every field of the config is an option, too: --model.dropout 0, --model.activation gelu, --optim.rate 0.02,
+--optim.epochs 5, --data.flip False. --help-all lists them with what they mean.
+"""
 
 RecipeOptions = TypeVar("RecipeOptions", bound=Recipe)
 
@@ -62,9 +69,13 @@ def main(command: Callable[[], None]) -> None:
     keep_compiled()
     try:
         command()
+        sys.stdout.flush()
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # whoever reads has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         if error.filename is None:
             raise
@@ -72,8 +83,16 @@ def main(command: Callable[[], None]) -> None:
         sys.exit(2)
 
 
-def parse(kind: type[Options], default: Options | None = None, arguments: list[str] | None = None) -> Options:
-    """The options of a command as the dataclass `kind`. Raises BadInput where they cannot be read."""
+def parse(
+    kind: type[Options],
+    default: Options | None = None,
+    arguments: list[str] | None = None,
+    about: str | None = None,
+) -> Options:
+    """The options of a command as the dataclass `kind`. Raises BadInput where they cannot be read.
+
+    about: what the command does, by default the docstring of `kind`.
+    """
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):
@@ -81,7 +100,8 @@ def parse(kind: type[Options], default: Options | None = None, arguments: list[s
                 kind,
                 default=default,
                 args=arguments,
-                description=kind.__doc__,
+                prog=f"python -m alexnet_jax.{command()}",
+                description=about or kind.__doc__,
                 config=(tyro.conf.AvoidSubcommands,),
             )
             return parsed
@@ -91,16 +111,28 @@ def parse(kind: type[Options], default: Options | None = None, arguments: list[s
         raise BadInput(f"{_sentence(message.getvalue())}; see --help") from None
 
 
+def command() -> str:
+    """The name of the command that runs."""
+    return Path(sys.argv[0]).stem
+
+
 def parse_recipe(kind: type[RecipeOptions]) -> tuple[RecipeOptions, Config]:
-    """The options, with the values of the preset that is named first as their defaults, and the config they make."""
-    arguments = sys.argv[1:]
-    name = arguments[0] if arguments and not arguments[0].startswith("-") else Recipe.config
+    """The options, with the values of the config that is named first as their defaults, and the config they make.
+
+    `--help` shows the options that people use, `--help-all` every field of the config as well.
+    """
+    name = sys.argv[1] if sys.argv[1:] and not sys.argv[1].startswith("-") else Recipe.config
     base = named_config(name)
     given = {field: getattr(base, field) for field in CONFIG_FIELDS}
-    options = parse(kind, kind(name, **given), arguments)
+    if "--help-all" in sys.argv:
+        parse(kind, kind(name, **given), ["--help"])
+    elif {"-h", "--help"}.intersection(sys.argv):
+        fields = [(part, tyro.conf.Suppress[Any]) for part in ("model", "optim", "data")]  # type: ignore[misc]
+        short = make_dataclass("Options", fields, bases=(kind,), frozen=True)
+        parse(short, short(name, **given), ["--help"], f"{kind.__doc__}{_FIELDS}")
+    options = parse(kind, kind(name, **given))
     if options.config != name:
-        command = Path(sys.argv[0]).stem
-        raise BadInput(f"give the preset or file first: python -m alexnet_jax.{command} {options.config} ...")
+        raise BadInput(f"give the config first: python -m alexnet_jax.{command()} {options.config} ...")
     return options, replace(base, **{field: getattr(options, field) for field in CONFIG_FIELDS})
 
 

@@ -4,6 +4,9 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from alexnet_jax import command_line
 from alexnet_jax.training.fit import fit
@@ -13,20 +16,20 @@ from alexnet_jax.training.fit import fit
 class Options(command_line.Recipe):
     """Trains a network, or goes on where the same command was interrupted."""
 
-    workdir: Path | None = None
-    """run directory; by default runs/NAME"""
-    init: Path | None = None
-    """run, checkpoint or file of weights to start from: the layers that fit are taken, the others are new"""
-    steps: int | None = None
-    """stop after so many steps in all; the schedules stay those of the whole run"""
-    mesh: str = "auto"
-    """sizes of the data and the column axis, D,C"""
+    workdir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """run directory; by default runs/CONFIG"""
+    init: Annotated[Path | None, tyro.conf.arg(metavar="WEIGHTS")] = None
+    """run, checkpoint or file of weights to start from"""
+    steps: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """stop after so many in all; the schedules stay those of the whole run"""
+    mesh: Annotated[str, tyro.conf.arg(metavar="D,C")] = "auto"
+    """devices for images x devices for columns"""
     workers: int = 0
-    """processes that read data ahead; 0 reads in threads"""
+    """processes that read data ahead; 0 for threads"""
     log_every: int = 10
     """steps to a line of metrics.jsonl"""
     save_minutes: float = 2.0
-    """time between checkpoints"""
+    """minutes between checkpoints"""
 
 
 def train() -> None:

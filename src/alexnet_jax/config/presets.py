@@ -278,7 +278,14 @@ PRESETS = {
 
 
 def preset(name: str) -> Config:
-    """The preset of that name. Raises BadInput, which names those there are."""
+    """The config of that name, with .model, .optim, .data, .seed and .precision; all are frozen dataclasses.
+
+    `dataclasses.replace` makes variations. Presets and sources are listed in docs/fidelity.md. Raises BadInput where
+    there is no such preset, and names those there are.
+
+    >>> config = alexnet.preset("fashion")
+    >>> config = replace(config, model=replace(config.model, dropout=0.0))
+    """
     if name not in PRESETS:
         raise BadInput(f"there is no preset {name!r}; there are {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -1,5 +1,6 @@
 """AlexNet (section 3.5), written once for a device that holds some of its columns."""
 
+from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
@@ -20,6 +21,8 @@ class AlexNet(nn.Module):
     config: ModelConfig
     here: int
     axis: str | None = None
+    own_norm: Callable[[Array], Array] | None = None
+    """in place of LRN, on one column's maps"""
 
     @nn.compact
     def __call__(self, images_BHWC: Array, draw: Draw | None = None) -> Activations:
@@ -70,8 +73,10 @@ class AlexNet(nn.Module):
         return width * self.here // self.config.columns
 
     def lrn(self, x: Array) -> Array:
-        """LRN whose windows end at the border of each column, or, as Caffe's, of all of them."""
+        """LRN whose windows end at the border of each column, or, as Caffe's, of all of them; or the caller's own."""
         norm = self.config.lrn
+        if self.own_norm:
+            return layers.in_columns(self.own_norm, self.here, x)
         if not self.config.lrn_across_columns:
             return layers.lrn(x, norm, self.here)
         return columns.across_columns(partial(layers.lrn, norm=norm, columns=1), x, *norm.reach, self.axis)

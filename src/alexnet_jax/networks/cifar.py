@@ -1,5 +1,6 @@
 """The CIFAR-10 networks of cuda-convnet (its example-layers): four layers as in Figure 1, or two of them local."""
 
+from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
@@ -16,6 +17,7 @@ class Cifar(nn.Module):
     config: CifarConfig
     here: int = 1
     axis: str | None = None
+    own_norm: Callable[[Array], Array] | None = None
 
     @nn.compact
     def __call__(self, images_BHWC: Array, draw: Draw | None = None) -> Activations:
@@ -31,7 +33,7 @@ class Cifar(nn.Module):
                 acts,
                 activation=layers.activation(net.activation),
                 pool=lambda name, x: layers.pool(x, getattr(net, name)),
-                norm=partial(layers.lrn, norm=net.lrn, columns=1) if net.norm else None,
+                norm=(self.own_norm or partial(layers.lrn, norm=net.lrn, columns=1)) if net.norm else None,
             )
 
         x = images_BHWC

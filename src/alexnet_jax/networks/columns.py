@@ -26,7 +26,10 @@ LOGITS = {network.logits for network in (ModelConfig, TutorialConfig, CifarConfi
 def make_mesh(data: int = 1, columns: int = 1) -> Mesh:
     """A mesh of data x columns devices: (1, 2) is 2012, (N, 2) is 2012 times N, (N, 1) plain data parallelism.
 
-    Raises BadInput where there are fewer devices.
+    Its axes are called "data" and "column". Raises BadInput where there are fewer devices.
+
+    >>> alexnet.make_mesh(data=1, columns=2).shape
+    OrderedDict({'data': 1, 'column': 2})
     """
     needed, there = data * columns, jax.devices()
     if min(data, columns) < 1:
@@ -102,7 +105,15 @@ def like(tree: Any, params: Any, layout: Any, mesh: Mesh) -> Any:
 
 
 def shard(params: Any, model: Model, mesh: Mesh) -> Any:
-    """Lays parameters of whole shapes over a mesh. Raises BadInput where the columns do not divide."""
+    """Lays parameters of whole shapes over a mesh: each column's kernels on the device that holds the column.
+
+    Raises BadInput where the columns do not divide.
+
+    >>> model, mesh = alexnet.preset("fashion").model, alexnet.make_mesh(data=1, columns=2)
+    >>> params = alexnet.shard(alexnet.init(model, jax.random.key(0)), model, mesh)
+    >>> [part.data.shape for part in params["conv2"]["kernel"].addressable_shards]
+    [(3, 3, 16, 32), (3, 3, 16, 32)]
+    """
     columns_here(model, mesh)
     return jax.device_put(params, shardings(params, mesh))
 

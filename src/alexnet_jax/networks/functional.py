@@ -19,6 +19,7 @@ from alexnet_jax.networks.modules import Activations, Draw
 from alexnet_jax.networks.tutorial import Tutorial
 
 Params = dict[str, dict[str, Array]]
+Norm = Callable[[Array], Array]
 
 NETWORKS: dict[type, Any] = {ModelConfig: AlexNet, TutorialConfig: Tutorial, CifarConfig: Cifar}
 
@@ -30,37 +31,63 @@ class Forward(Protocol):
 
 
 def init(model: Model, key: Array) -> Params:
-    """Fresh parameters in the paper's whole shapes: {"conv1": {"kernel", "bias"}, ..., "fc8": ...}, float32."""
+    """Fresh parameters: {"conv1": {"kernel", "bias"}, .. "fc8": ..}, float32, in the paper's whole shapes.
+
+    A kernel is [height, width, in, out] or [in, out]; its last axis is column 0's kernels, then column 1's, and `in` is
+    what one column sees of the layer before. Drawn from N(0, std^2) around the config's initial biases (section 5).
+
+    >>> params = alexnet.init(alexnet.preset("cuda_convnet").model, jax.random.key(0))
+    >>> params["conv2"]["kernel"].shape
+    (5, 5, 48, 256)
+    """
     return jax.jit(lambda key: _whole(model).init(key, _picture(model))["params"])(key)
 
 
-def forward(model: Model, mesh: Mesh | None = None, precision: Precision = "float32") -> Forward:
-    """The network as a pure function from parameters and images to logits, on one device or over a mesh.
+def forward(
+    model: Model, mesh: Mesh | None = None, precision: Precision = "float32", *, norm: Norm | None = None
+) -> Forward:
+    """The network as a compiled pure function: (params, images, *, key=None, train=False) -> logits [B, K].
 
-    images: [B, image_size, image_size, channels] float, as the preset's data prepares them: scale 0 to 255 times
-    `data.scale`, mean already subtracted. `train=True` drops units, and needs `key`. The numbers are the same on every
-    layout, up to the order of sums. Differentiable in reverse mode. With the precision "bfloat16" the layers compute
-    in it and the columns exchange it; logits, and the gradient by float32 parameters, are float32.
-    Raises BadInput where the images do not fit the network, or the batch or the columns the mesh.
+    images: [B, image_size, image_size, channels] float, as the preset's data prepares them: pixels from 0 to 255, mean
+    subtracted, times `data.scale`. `train=True` drops units (section 4.2) and needs `key`, from which every mask is
+    drawn. Differentiable in reverse mode.
+
+    mesh: where the columns lie (`make_mesh`), None for one device; every layout gives the same numbers, up to the order
+    of sums. precision: with "bfloat16" the layers compute in that type; parameters, their gradients and the logits stay
+    float32. norm: your own normalisation [B, H, W, C] -> [B, H, W, C] of one column's maps, in place of LRN.
+
+    Raises BadInput where the columns do not divide the mesh, and when it is called with images of another shape or
+    without a key that it needs.
+
+    >>> model = alexnet.preset("fashion").model
+    >>> params = alexnet.init(model, jax.random.key(0))
+    >>> alexnet.forward(model)(params, jnp.zeros((4, 28, 28, 1))).shape
+    (4, 10)
     """
-    apply = _apply(model, mesh, precision, lambda acts: acts[model.logits], P(columns.DATA))
+    apply = _apply(model, mesh, precision, norm, lambda acts: acts[model.logits], P(columns.DATA))
     return jax.jit(apply, static_argnames="train")
 
 
 def features(
-    model: Model, mesh: Mesh | None = None, precision: Precision = "float32"
+    model: Model, mesh: Mesh | None = None, precision: Precision = "float32", *, norm: Norm | None = None
 ) -> Callable[[Params, Array], Activations]:
-    """Every layer's activation at test time, by the paper's name, whole channels, column 0 first.
+    """A compiled pure function (params, images) -> {"conv1": .., "fc8": ..}: every layer's activation at test time.
 
-    conv1 to conv5 with bias (and activation, where it follows at once), norm1, norm2, pool1, pool2, pool5 [B, H, W, C];
-    fc6, fc7 after their activation [B, C]; fc8, the logits [B, K]. Other networks have their own layers' names, the
-    logits under `model.logits`. Images and precision as for `forward`.
+    Names are the paper's, channels whole, column 0 first: conv1 to conv5 with bias (and activation, where it follows at
+    once), norm1, norm2, pool1, pool2, pool5 [B, H, W, C]; fc6, fc7 after their activation [B, C]; fc8, the logits
+    [B, K]. Other networks have their own layers' names, the logits under `model.logits`. Arguments are those of
+    `forward`, and it raises BadInput for the same reasons.
+
+    >>> model = alexnet.preset("fashion").model
+    >>> params = alexnet.init(model, jax.random.key(0))
+    >>> alexnet.features(model)(params, jnp.zeros((4, 28, 28, 1)))["pool5"].shape
+    (4, 1, 1, 128)
     """
     specs = {
         name: P(columns.DATA, *[None] * (act.ndim - 2), columns.COLUMN)
         for name, act in activation_shapes(model).items()
     }
-    apply = _apply(model, mesh, precision, lambda acts: acts, specs | {model.logits: P(columns.DATA)})
+    apply = _apply(model, mesh, precision, norm, lambda acts: acts, specs | {model.logits: P(columns.DATA)})
     return jax.jit(lambda params, images: apply(params, images))
 
 
@@ -128,6 +155,7 @@ def _apply(
     model: Model,
     mesh: Mesh | None,
     precision: Precision,
+    norm: Norm | None,
     select: Callable[[Activations], object],
     out_specs: object,
 ) -> Callable[..., object]:
@@ -135,7 +163,7 @@ def _apply(
     here = columns.columns_here(model, mesh)
     if mesh is not None and mesh.size == 1:
         mesh = None  # shard_map over one device would cost copies, a tenth of a step of `cuda_convnet` on a CPU
-    network = NETWORKS[type(model)](model, here, None if mesh is None else columns.COLUMN)
+    network = NETWORKS[type(model)](model, here, None if mesh is None else columns.COLUMN, norm)
     drops = getattr(model, "dropout", 0.0) > 0
 
     def apply(params: Params, images: Array, *, key: Array | None = None, train: bool = False) -> object:

@@ -138,7 +138,8 @@ def load(path: str | Path, mesh: Mesh | None = None) -> tuple[Config, functional
     there is no checkpoint, it cannot be read, or its columns do not fit the mesh.
 
     >>> config, params = alexnet.load("runs/one")
-    >>> logits = alexnet.forward(config.model)(params, images)
+    >>> alexnet.forward(config.model)(params, jnp.zeros((1, 28, 28, 1))).shape
+    (1, 10)
     """
     found = find(path)
     return found.config, found.params(mesh)

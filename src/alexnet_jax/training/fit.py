@@ -85,8 +85,9 @@ def fit(
     and where a loss is no longer finite.
 
     >>> config = alexnet.preset("fashion")
-    >>> run = alexnet.fit(config, "runs/one", steps=20)
-    >>> run.metrics[-1]["train/loss"]
+    >>> run = alexnet.fit(config, "runs/one", steps=20, progress=False)
+    >>> run.metrics[-1]["step"], sorted(run.params)[0]
+    (20, 'conv1')
     """
     if (steps is not None and steps < 1) or log_every < 1 or min(save_minutes, workers) < 0:
         raise BadInput("steps and log_every are at least 1, save_minutes and workers at least 0")
