@@ -11,6 +11,8 @@ author = "the authors of alexnet_jax"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx_copybutton"]
 exclude_patterns = ["_build"]
 
+smartquotes = False  # quotes in docstrings are code
+
 html_theme = "furo"
 html_title = "alexnet_jax"
 html_static_path = ["_static"]
@@ -46,6 +48,12 @@ def only_fields(app: Any, what: str, name: str, member: Any, skip: bool, options
     return True if what == "class" and (callable(member) or isinstance(member, property)) else None
 
 
+def plain_stars(app: Any, what: str, name: str, member: Any, options: Any, lines: list[str]) -> None:
+    """In our docstrings a star is a star, as in f(x, *, key=None), and begins no emphasis."""
+    lines[:] = [line if line.startswith(">>>") else line.replace("*", r"\*") for line in lines]
+
+
 def setup(app: Any) -> None:
     app.connect("autodoc-process-signature", without_signature)
     app.connect("autodoc-skip-member", only_fields)
+    app.connect("autodoc-process-docstring", plain_stars)

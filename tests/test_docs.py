@@ -110,9 +110,12 @@ def test_a_page_does_what_it_says(page: Path, place: Path) -> None:
 @cache
 def options_of(name: str, *preset: str) -> set[str]:
     """The options of a command, with their fields' defaults taken from a preset where it takes one."""
-    ended = run_command(name, *preset, "--help-all")
-    assert ended.code == 0, ended.err
-    return set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", ended.out))
+    found = set()
+    for words in (["--help"], ["--help-all"]) if name in ("train", "diagnose") else (["--help"],):
+        ended = run_command(name, *preset, *words)
+        assert ended.code == 0, ended.err
+        found |= set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", ended.out))
+    return found
 
 
 @pages
