@@ -2,9 +2,10 @@
 
 On every page, in its order: `bash` blocks are run, commands of this package in this process; `python` blocks and
 executed cells share one namespace; a block with a caption is written to the file of that name. A block that cannot be
-run here says why in an HTML comment above it, which no reader of the page sees:
+run here says why in an HTML comment above it, which no reader of the page sees; another says what a command printed:
 
     <!-- not run by a test: two minutes -->
+    <!-- printed by the command above -->
 """
 
 import re
@@ -29,6 +30,7 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(path for path in DOCS.glob("*.md") if path.name != "fidelity.md")]
 FOLDERS = ("benchmarks", "docs", "examples", "experiments", "scripts", "src", "tests")
 NOT_RUN = "<!-- not run by a test: "
+PRINTED = "<!-- printed by the command above -->"
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
@@ -39,7 +41,12 @@ class Block(NamedTuple):
     """bash, python, text ..; {code-cell} and other directives with their braces"""
     options: dict[str, str]
     code: str
-    run: bool
+    comment: str
+    """the line above"""
+
+    @property
+    def run(self) -> bool:
+        return not self.comment.startswith(NOT_RUN)
 
 
 def blocks(page: Path) -> Iterator[Block]:
@@ -55,8 +62,7 @@ def blocks(page: Path) -> Iterator[Block]:
         inside = lines[start + 1 : number]
         options = dict(re.fullmatch(r":([\w-]+): *(.*)", line).groups() for line in inside if line.startswith(":"))
         code = "\n".join(line for line in inside if not line.startswith(":"))
-        marked = lines[start - 1].startswith(NOT_RUN)
-        yield Block(start + 1, lines[start].removeprefix("```"), options, code, run=not marked)
+        yield Block(start + 1, lines[start].removeprefix("```"), options, code, lines[start - 1])
         start = None
     assert start is None, f"{page.name}:{start}: the block has no end"
 
@@ -93,6 +99,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pages
 def test_a_page_does_what_it_says(page: Path, place: Path) -> None:
     names: dict[str, object] = {"__name__": page.stem}
+    printed = ""
     for block in blocks(page):
         if "caption" in block.options:
             (place / block.options["caption"]).write_text(block.code + "\n")
@@ -102,6 +109,10 @@ def test_a_page_does_what_it_says(page: Path, place: Path) -> None:
                 name, arguments = ours(words)
                 ended = run_command(name, *arguments)
                 assert ended.code == 0, f"{page.name}:{block.line}: {shlex.join(words)}\n{ended.err}"
+                printed = ended.out
+        elif block.comment == PRINTED:
+            said = [line.strip() for line in printed.splitlines()]
+            assert [line for line in block.code.splitlines() if line.strip() not in said] == [], block.line
         elif block.kind in ("python", "{code-cell}") and block.run:
             lines_before = "\n" * block.line  # so that a traceback names the page's own line
             exec(compile(lines_before + block.code, str(page), "exec"), names)
