@@ -28,8 +28,8 @@ def make_mesh(data: int = 1, columns: int = 1) -> Mesh:
 
     Its axes are called "data" and "column". Raises BadInput where there are fewer devices.
 
-    >>> alexnet.make_mesh(data=1, columns=2).shape
-    OrderedDict({'data': 1, 'column': 2})
+    >>> dict(alexnet.make_mesh(data=1, columns=2).shape)
+    {'data': 1, 'column': 2}
     """
     needed, there = data * columns, jax.devices()
     if min(data, columns) < 1:
