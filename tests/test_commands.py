@@ -77,7 +77,7 @@ def test_the_same_command_on_a_whole_run_has_nothing_to_do(
 ) -> None:
     before = (whole[0] / "metrics.jsonl").read_bytes()
     again = train(tiny_file, tiny_data, whole[0])
-    assert (again.code, "Nothing is left to do" in again.out) == (0, True)
+    assert (again.code, "nothing is left to do" in again.out) == (0, True)
     assert (whole[0] / "metrics.jsonl").read_bytes() == before
 
 
@@ -208,7 +208,7 @@ def test_a_run_starts_from_the_layers_of_another_that_fit(
     assert ended.code == 0, ended.err
     assert f"Taken from {whole[0]}: conv1, conv2, conv3, conv4, conv5, fc6, fc7." in ended.out
     assert "New: conv6; not among them." in ended.out
-    assert "New: fc8; it told other classes apart." in ended.out
+    assert "New: fc8; it was trained on other classes." in ended.out
     assert "another model" not in ended.out
     assert (run / "checkpoints" / "latest" / "0").is_dir(), "what it started from can be gone on from"
     trained, tuned = alexnet.load(whole[0])[1], alexnet.load(run)[1]
@@ -217,10 +217,13 @@ def test_a_run_starts_from_the_layers_of_another_that_fit(
     assert not np.allclose(tuned["fc8"]["kernel"], trained["fc8"]["kernel"])
     again = run_command("train", six, *first[:4], "--steps", 2, *first[6:], "--init", tmp_path / "nothing")
     assert again.code == 0, "a run that has begun goes on from its own weights"
-    assert "is left aside" in again.out
+    assert "is ignored" in again.out
     refused = run_command("train", "cuda_convnet", "--init", whole[0], "--model.channels", 1, "--model.image-size", 28,
                           "--model.conv1.padding", 20, 20, "--workdir", tmp_path / "other").refused  # fmt: skip
-    assert "has no layer that fits cuda_convnet (conv1: its kernel is 5x5x1x8 there and 11x11x1x96 here" in refused
+    assert (
+        "has no layer that fits cuda_convnet (conv1: its kernel is 5x5x1x8 in the trained network and 11x11x1x96 in"
+        in refused
+    )
 
 
 def test_a_run_whose_loss_does_not_move_names_the_command_that_says_why(
@@ -275,7 +278,7 @@ def test_a_damaged_checkpoint_is_named(
             path.write_bytes(b"")
     refused = train(tiny_file, tiny_data, run).refused
     assert str(latest) in refused
-    assert "remove it to go on from the one before" in refused
+    assert "remove it to continue from the one before" in refused
     (run / "checkpoints" / "latest" / "7").mkdir()
     assert "latest/7" in train(tiny_file, tiny_data, run).refused
 
@@ -304,9 +307,11 @@ def test_bad_input_is_answered_with_one_sentence(tiny_file: Path, tiny_data: Pat
     )
     assert "optim.layer_rates names 'conv9'" in refused("fashion", "--optim.layer-rates", "conv9", 0.1)
     across = ("--model.lrn-across-columns", True, "--model.lrn.n", 99, "--mesh", "1,2")
-    assert "a device holds 16 maps, an LRN across columns reaches 49 far" in refused("fashion", *across)
+    assert "a device holds 16 maps, and LRN across columns reads 49 of its neighbour's" in refused("fashion", *across)
     assert "there is no run or checkpoint" in refused("fashion", "--init", tmp_path / "nothing")
-    assert "has 3 classes and --model.fc8.units asks for 7" in refused("fashion", *data, "--model.fc8.units", 7)
+    assert "has 3 classes and --model.fc8.units asks for 7; leave that option out" in refused(
+        "fashion", *data, "--model.fc8.units", 7
+    )
     not_config = tmp_path / "other.py"
     not_config.write_text("CONFIG = 3\n")
     assert "does not define CONFIG" in refused(not_config)
@@ -318,7 +323,7 @@ def test_a_run_directory_of_another_config_is_left_alone(
 ) -> None:
     before = (whole[0] / "metrics.jsonl").read_bytes()
     refused = train(tiny_file, tiny_data, whole[0], "--model.dropout", 0.1, "--seed", 5).refused
-    assert "model.dropout (0.5 there, 0.1 now), seed (0 there, 5 now)" in refused
+    assert "model.dropout (was 0.5, now 0.1), seed (was 0, now 5)" in refused
     assert (whole[0] / "metrics.jsonl").read_bytes() == before
     (tmp_path / "mine.txt").write_text("not a run")
     assert "is not empty and not a run" in train(tiny_file, tiny_data, tmp_path).refused

@@ -1,4 +1,4 @@
-"""What all commands share: typed options, one sentence for bad input, and devices to run on."""
+"""Shared by all commands: typed options, one sentence for bad input, and devices to run on."""
 
 import contextlib
 import ctypes
@@ -38,7 +38,7 @@ Options = TypeVar("Options")
 
 @dataclass(frozen=True)
 class Recipe:
-    """The options that say what is trained, and on what."""
+    """The options that define a network, its training and its data."""
 
     config: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[CONFIG]")] = "fashion"
     """a preset, a run directory, or a Python file that defines CONFIG"""
@@ -47,7 +47,7 @@ class Recipe:
     seed: int = 0
     """of every random draw"""
     precision: Precision = "float32"
-    """of what the layers compute; parameters stay float32"""
+    """of the layers' arithmetic; parameters stay float32"""
     model: tyro.conf.FlagConversionOff[Model] = ModelConfig()
     optim: tyro.conf.FlagConversionOff[OptimConfig] = OptimConfig()
     data: tyro.conf.FlagConversionOff[DataConfig] = DataConfig()
@@ -73,8 +73,8 @@ def main(command: Callable[[], None]) -> None:
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except BrokenPipeError:  # whoever reads has seen enough, as `head` has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still buffered
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         if error.filename is None:
@@ -89,9 +89,9 @@ def parse(
     arguments: list[str] | None = None,
     about: str | None = None,
 ) -> Options:
-    """The options of a command as the dataclass `kind`. Raises BadInput where they cannot be read.
+    """The options of a command as the dataclass `kind`. Raises BadInput if they cannot be parsed.
 
-    about: what the command does, by default the docstring of `kind`.
+    about: the description shown by --help; by default the docstring of `kind`.
     """
     message = io.StringIO()
     try:
@@ -112,14 +112,14 @@ def parse(
 
 
 def command() -> str:
-    """The name of the command that runs."""
+    """The name of the running command."""
     return Path(sys.argv[0]).stem
 
 
 def parse_recipe(kind: type[RecipeOptions]) -> tuple[RecipeOptions, Config]:
-    """The options, with the values of the config that is named first as their defaults, and the config they make.
+    """The options, whose defaults come from the config named first, and the resulting config.
 
-    `--help` shows the options that people use, `--help-all` every field of the config as well.
+    `--help` shows the options people use most, `--help-all` every field of the config as well.
     """
     name = sys.argv[1] if sys.argv[1:] and not sys.argv[1].startswith("-") else Recipe.config
     base = named_config(name)
@@ -137,7 +137,7 @@ def parse_recipe(kind: type[RecipeOptions]) -> tuple[RecipeOptions, Config]:
 
 
 def _sentence(message: str) -> str:
-    """What tyro says in a frame, without the frame and the help."""
+    """Tyro's message without its frame and help."""
     sections = [""]
     for line in message.splitlines():
         if re.match(r"[╭╰]|[\s│]*[─-]{10}", line):
@@ -145,7 +145,7 @@ def _sentence(message: str) -> str:
         else:
             sections[-1] += " " + line.strip(" │")
     said = [" ".join(section.split()) for section in sections if section.strip()]
-    if not message.startswith("╭"):  # where the terminal has no frames, the title is a section of its own
+    if not message.startswith("╭"):  # without frames the title is a section of its own
         said = said[1:]
     meant = re.search(r"Perhaps you meant: (--\S+)", " ".join(said))
     return said[0].rstrip(".") + (f"; perhaps you meant {meant[1]}" if meant else "")
@@ -165,7 +165,7 @@ def named_config(name: str) -> Config:
         raise BadInput(f"there is no file {name}")
     try:
         config = runpy.run_path(name).get("CONFIG")
-    except Exception as error:  # whatever the user's file raises
+    except Exception as error:  # the user's file may raise anything
         raise BadInput(f"{name} cannot be run: {type(error).__name__}: {error}") from error
     if not isinstance(config, Config):
         raise BadInput(f"{name} does not define CONFIG, an alexnet_jax Config")
@@ -173,9 +173,9 @@ def named_config(name: str) -> Config:
 
 
 def make_cpu_devices(mesh: str = "auto") -> None:
-    """As many CPU devices as `--mesh` asks for, so that the exchanges are real on a machine without accelerators.
+    """Makes as many CPU devices as `--mesh` asks for, so that exchanges are real on a machine without accelerators.
 
-    For "auto" two. Must come before the first use of a device; JAX_NUM_CPU_DEVICES and XLA_FLAGS have the last word.
+    "auto" makes two. Must run before a device is first used. JAX_NUM_CPU_DEVICES and XLA_FLAGS take precedence.
     """
     asked: int = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]
     if asked < 0 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
@@ -183,20 +183,20 @@ def make_cpu_devices(mesh: str = "auto") -> None:
 
 
 def keep_compiled() -> None:
-    """Lets JAX keep what it compiles in the user's cache directory, so that the next start need not compile it again.
+    """Lets JAX keep compiled programs in the user's cache directory, so that the next start need not compile them.
 
-    JAX_COMPILATION_CACHE_DIR says where else, JAX_ENABLE_COMPILATION_CACHE=false that nowhere. Where nothing can be
-    written there is no cache.
+    JAX_COMPILATION_CACHE_DIR names another directory and JAX_ENABLE_COMPILATION_CACHE=false turns the cache off. If the
+    directory cannot be written, there is no cache.
     """
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # a small network's parts add up, too
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # many small programs add up
     if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         return
     caches = "~/Library/Caches" if sys.platform == "darwin" else os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     try:
         directory = Path(caches).expanduser() / "alexnet_jax" / "xla"
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)  # who writes there decides what runs here
-    except (OSError, RuntimeError):  # a file in the way, nowhere to write, no home
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)  # its contents are executed
+    except (OSError, RuntimeError):  # a file is in the way, it cannot be written, there is no home
         return
     there = directory.stat()
     if there.st_uid == os.getuid() and not there.st_mode & 0o022 and os.access(directory, os.W_OK | os.X_OK):
@@ -204,11 +204,12 @@ def keep_compiled() -> None:
 
 
 def keep_memory() -> None:
-    """Lets the process keep the memory that a step gives back, for the next one.
+    """Lets the process keep the memory that a step frees and use it for the next step.
 
-    On a CPU XLA asks for a step's working memory anew each time. glibc takes large blocks from the system and returns
-    them, 190,000 page faults a step of `cuda_convnet` with a batch of 32 and a tenth of its time. Here all come from
-    one heap that does not shrink. Before the first use of a device; without glibc nothing is changed.
+    On a CPU XLA allocates a step's working memory anew each time, and glibc takes large blocks from the system and
+    returns them. For `cuda_convnet` with a batch of 32 that is 190,000 page faults and a tenth of the step's time. Here
+    all blocks come from one heap that does not shrink. Must run before a device is first used. Does nothing without
+    glibc.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -218,7 +219,7 @@ def keep_memory() -> None:
 
 
 def given(option: str, default: str) -> str:
-    """What the command line says of an option, before it is parsed."""
+    """The value of an option on the command line, before it is parsed."""
     for before, argument in pairwise(["", *sys.argv[1:]]):
         if before == option:
             return argument
@@ -228,7 +229,7 @@ def given(option: str, default: str) -> str:
 
 
 def mesh_of(text: str, config: Config) -> Mesh:
-    """The mesh of `--mesh D,C`, or for "auto" the one that suits the machine. Raises BadInput."""
+    """The mesh of `--mesh D,C`; for "auto", the one that suits the machine. Raises BadInput."""
     if text == "auto":
         return columns.suitable_mesh(config.model.columns)
     mesh = columns.make_mesh(*sizes_of(text))

@@ -14,21 +14,21 @@ from alexnet_jax.training.log import errors
 
 @dataclass(frozen=True)
 class Options:
-    """Top-1 and top-5 error of a trained network on the validation images, each counted once.
+    """Top-1 and top-5 error of a trained network on the validation images.
 
-    Probabilities are averaged over the crops (section 4.1).
+    Every image counts once. Its probabilities are averaged over its crops (section 4.1).
     """
 
     run: tyro.conf.Positional[Path]
-    """run directory (its latest checkpoint) or a checkpoint's own path"""
+    """run directory (its latest checkpoint) or the path of a checkpoint"""
     data: Path | None = None
-    """prepared data directory; by default the one it was trained on"""
+    """prepared data directory; by default the one the network was trained on"""
     crops: Literal[1, 10] = 10
-    """1: the centre; 10: centre, corners and their reflections"""
+    """1: the centre; 10: centre, corners and all reflections"""
     json: bool = False
     """print one JSON object"""
     mesh: str = "auto"
-    """sizes of the data and the column axis, D,C"""
+    """devices for images x devices for columns, D,C"""
 
 
 def evaluate() -> None:

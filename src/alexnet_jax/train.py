@@ -1,4 +1,4 @@
-"""python -m alexnet_jax.train [PRESET or FILE.py]: trains a network, or goes on where it was interrupted."""
+"""python -m alexnet_jax.train [CONFIG]: trains a network, or continues a run that was interrupted."""
 
 import signal
 import sys
@@ -14,20 +14,20 @@ from alexnet_jax.training.fit import fit
 
 @dataclass(frozen=True)
 class Options(command_line.Recipe):
-    """Trains a network, or goes on where the same command was interrupted."""
+    """Trains a network, or continues if the same command was interrupted."""
 
     workdir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """run directory; by default runs/CONFIG"""
     init: Annotated[Path | None, tyro.conf.arg(metavar="WEIGHTS")] = None
     """run, checkpoint or file of weights to start from"""
     steps: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """stop after so many in all; the schedules stay those of the whole run"""
+    """stop after this many in total; schedules stay those of the complete run"""
     mesh: Annotated[str, tyro.conf.arg(metavar="D,C")] = "auto"
     """devices for images x devices for columns"""
     workers: int = 0
     """processes that read data ahead; 0 for threads"""
     log_every: int = 10
-    """steps to a line of metrics.jsonl"""
+    """steps per line of metrics.jsonl"""
     save_minutes: float = 2.0
     """minutes between checkpoints"""
 

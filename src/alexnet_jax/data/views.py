@@ -1,4 +1,4 @@
-"""What the network sees of a batch: augmentation in training, test views afterwards, each device its own images."""
+"""What the network sees of a batch: augmented crops in training, test views afterwards. Each device its own images."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ def augmentation(config: Config, statistics: augment.Statistics, mesh: Mesh) -> 
         size = config.model.image_size
         return augment.training_view(images_BHWC, index_B, key, statistics, noise, data=config.data, size=size)
 
-    return columns.on_pictures(per_device, mesh)
+    return columns.on_images(per_device, mesh)
 
 
 def test_views(config: Config, statistics: augment.Statistics, mesh: Mesh) -> Callable[[Array, Array], Array]:
@@ -26,4 +26,4 @@ def test_views(config: Config, statistics: augment.Statistics, mesh: Mesh) -> Ca
     def per_device(images_BHWC: Array, _: Array, n: Array) -> Array:
         return augment.test_view(images_BHWC, n, statistics, data=config.data, size=config.model.image_size)
 
-    return columns.on_pictures(per_device, mesh)
+    return columns.on_images(per_device, mesh)

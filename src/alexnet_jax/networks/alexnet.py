@@ -14,15 +14,15 @@ from alexnet_jax.networks.modules import Activations, Convolution, Draw, FullyCo
 class AlexNet(nn.Module):
     """The network from the point of view of a device that holds `here` of its columns.
 
-    The other columns are on the mesh axis `axis`; None means that all are here. Returns every activation by its
-    name, the logits as "fc8". On a mesh the channels are this device's.
+    The other columns are on the mesh axis `axis`; None means that all of them are here. Returns every activation by
+    name, the logits as "fc8". On a mesh they have this device's channels.
     """
 
     config: ModelConfig
     here: int
     axis: str | None = None
     own_norm: Callable[[Array], Array] | None = None
-    """in place of LRN, on one column's maps"""
+    """replaces LRN on one column's maps"""
 
     @nn.compact
     def __call__(self, images_BHWC: Array, draw: Draw | None = None) -> Activations:
@@ -56,7 +56,7 @@ class AlexNet(nn.Module):
             acts[name] = layers.activation(net.activation)(x)
             return acts[name]
 
-        x = conv("conv1", images_BHWC, blind=1)  # every column reads the whole picture
+        x = conv("conv1", images_BHWC, blind=1)  # every column reads the whole image
         x = conv("conv2", x, blind=self.here)
         x = conv("conv3", meet(x), blind=seen)
         x = conv("conv4", x, blind=self.here)
@@ -69,11 +69,11 @@ class AlexNet(nn.Module):
         return acts
 
     def share(self, width: int) -> int:
-        """How much of a layer's width is here."""
+        """This device's part of a layer's width."""
         return width * self.here // self.config.columns
 
     def lrn(self, x: Array) -> Array:
-        """LRN whose windows end at the border of each column, or, as Caffe's, of all of them; or the caller's own."""
+        """LRN with windows that end at the column's border or, as in Caffe, cross it; or the caller's own norm."""
         norm = self.config.lrn
         if self.own_norm:
             return layers.in_columns(self.own_norm, self.here, x)

@@ -1,4 +1,4 @@
-"""The CIFAR-10 networks of cuda-convnet (its example-layers): four layers as in Figure 1, or two of them local."""
+"""The CIFAR-10 networks of cuda-convnet's example-layers: four layers as in Figure 1, or with two local layers."""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,4 +1,4 @@
-"""A whole run in one call: it trains, logs, saves, and goes on where it was interrupted."""
+"""A whole run in one call: it trains, logs and saves, and continues if it was interrupted."""
 
 import math
 from collections.abc import Callable
@@ -35,11 +35,11 @@ Init = Callable[[Array], Any]
 
 @dataclass(frozen=True)
 class Run:
-    """A run, as far as it has come."""
+    """A run, complete or not."""
 
     path: Path
     config: Config
-    """as it was run: with the number of classes that the data has"""
+    """the config as run, with the number of classes in the data"""
     params: Any
     """after its last step, on the run's mesh"""
     metrics: list[dict[str, Any]]
@@ -61,28 +61,28 @@ def fit(
     save_minutes: float = 2.0,
     progress: bool = True,
 ) -> Run:
-    """Trains a network in the run directory `path`, or goes on where the same call was interrupted.
+    """Trains a network in the run directory `path`, or continues a run that was interrupted there.
 
-    data: a prepared data directory, by default the embedded 12,000 images of Fashion-MNIST; mesh: by default the one
-    that suits the machine; steps: stop after so many in all, while the schedules stay those of the whole run; workers:
-    processes that read data ahead, 0 for threads; log_every: steps to a line of metrics.jsonl; save_minutes: time
-    between checkpoints; progress: whether to show a bar and say what happens.
+    data: a prepared data directory; by default the embedded 12,000 images of Fashion-MNIST. mesh: by default the one
+    that suits the machine. steps: stop after this many in total; the schedules stay those of the complete run. workers:
+    processes that read data ahead, 0 for threads. log_every: steps per line of metrics.jsonl. save_minutes: minutes
+    between checkpoints. progress: whether to print what happens and show a progress bar.
 
-    Your own code can take the place of a part:
+    Your own code can replace a part:
 
-    - init(key) -> params, nested dicts of arrays, replaces the network's initial weights. It may also be a run, a
-      checkpoint or a file of weights to start from: the layers that fit are taken, the others are new (section 6,
+    - init(key) -> params, nested dicts of arrays, replaces the initial weights. It may also be the path of a run, a
+      checkpoint or a file of weights: the run starts from the layers that fit, and the others are new (section 6,
       note 1).
     - forward(params, images, *, key=None, train=False) -> logits, a pure function, replaces the network. images are
       float32 [B, image_size, image_size, channels] as `config.data` prepares them, logits [B, classes].
-    - optimiser replaces the rule, rates, decay and schedules of `config.optim`; its batch and epochs still hold.
+    - optimiser replaces the rule, rates, decay and schedules of `config.optim`; its batch and epochs still apply.
 
-    The batch is shared over the data axis of the mesh, whatever the network is. The parameters of your own `init` are
-    whole on every device. Code cannot be written to config.json: its name is, and resuming with another is refused.
+    The batch is sharded over the data axis of the mesh, for any network. The parameters of your own `init` are copied
+    to every device. config.json cannot hold code, so it holds its name, and a run does not resume with another.
 
-    An interrupt (KeyboardInterrupt) or SIGTERM (SystemExit, code 143) ends the run once its current step is saved.
-    Raises BadInput where the run is impossible or the directory belongs to something else, before anything is written,
-    and where a loss is no longer finite.
+    An interrupt (KeyboardInterrupt) or SIGTERM (SystemExit, code 143) ends the run after its current step is saved.
+    Raises BadInput if the run is impossible or the directory holds something else, before anything is written, and if
+    a loss is no longer finite.
 
     >>> config = alexnet.preset("fashion")
     >>> run = alexnet.fit(config, "runs/one", steps=20, progress=False)
@@ -95,7 +95,7 @@ def fit(
     console = Console(highlight=False, quiet=not progress)
     say = partial(console.print, soft_wrap=True)
 
-    # The images, the network and the devices, and whether they fit together.
+    # The images, the network and the devices, and whether they fit.
     records = Records(Path(data) if data else EMBEDDED)
     config = fit_classes(config, records)
     check_fit(config, records)
@@ -117,7 +117,7 @@ def fit(
     config = replace(config, own=own_parts(own_init, forward, shapes.moments if optimiser else None))
     resumed = find_run(path, config, records.fingerprint)
 
-    # How far it goes. An epoch shows every image once; its border may lie inside a batch.
+    # From which step to which. An epoch shows every image once, and may end inside a batch.
     batch, examples = config.optim.batch, records.examples(TRAIN)
     whole = math.ceil(config.optim.epochs * examples / batch)
     first, last = resumed.step if resumed else 0, min(whole, steps or whole)
@@ -126,17 +126,17 @@ def fit(
     for name, (before, now) in diff(preset(config.preset), config).items():
         say(f"{name}: {before} -> {now}", style="yellow")
     say(
-        f"{config.preset} on {examples} pictures of {records.directory}, {mesh.shape[columns.DATA]} x "
+        f"{config.preset} on {examples} images of {records.directory}, {mesh.shape[columns.DATA]} x "
         f"{mesh.shape[columns.COLUMN]} devices ({jax.default_backend()}), {config.precision}, {path}: "
         f"step {first} to {last} of {whole}"
     )
     state = resumed.state(shapes, layout) if resumed else jax.jit(create, out_shardings=layout)(init_key)
     if first >= last:
-        say("Nothing is left to do.")
+        say("This run is complete; nothing is left to do.")
         return Run(path, config, state.params, read_metrics(path))
     start = None if callable(init) or init is None else Path(init)
     if start and resumed:
-        say(f"--init {start} is left aside: {path} goes on from its own step {first}.")
+        say(f"--init {start} is ignored: {path} continues from its own step {first}.")
     elif start:
         state = state._replace(params=start_from(start, config, records, state.params, say))
 
@@ -162,7 +162,7 @@ def fit(
         Signals() as signals,
     ):
         watch = Watch(known.window, log, bar, batch, examples, log_every)
-        if start and not resumed:  # so that the run goes on from them, with or without `init`
+        if start and not resumed:  # so that the run can continue without `init`
             writer.save_latest(state, 0, known.to_json())
         for step in range(first, last):
             rate = rates(config.optim, step * batch / examples, known)
@@ -195,7 +195,7 @@ def fit(
                 break
     say(f"Peak memory: {peak_memory()}.")
     if signals.stop:
-        say(f"Interrupted at step {done}, which is saved; the same command goes on from there.")
+        say(f"Interrupted at step {done}, which is saved; the same command continues from there.")
         signals.end()
     return Run(path, config, state.params, read_metrics(path))
 
@@ -204,18 +204,18 @@ def fit(
 
 
 def fit_classes(config: Config, records: Records) -> Config:
-    """The config with as many classes as the data has, unless the user asked for another number: then BadInput."""
+    """The config with the data's number of classes. Raises BadInput if the user asked for another number."""
     there, asked = len(records.classes), config.model.classes
     if there == asked:
         return config
     if asked != preset(config.preset).model.classes:
         option = f"--model.{config.model.logits}.units"
-        raise BadInput(f"{records.directory} has {there} classes and {option} asks for {asked}; leave it out")
+        raise BadInput(f"{records.directory} has {there} classes and {option} asks for {asked}; leave that option out")
     return replace(config, model=config.model.with_classes(there))
 
 
 def own_parts(init: Any, forward: Any, moments: Any) -> tuple[tuple[str, str], ...]:
-    """The names of what is the caller's own code. An optimiser's is the kinds of what it remembers: it has no other."""
+    """Names for the parts that are the caller's own code. An Optax optimiser has no name but the types of its state."""
     found = [
         (part, getattr(code, "__name__", type(code).__name__))
         for part, code in (("init", init), ("forward", forward))
@@ -228,21 +228,21 @@ def own_parts(init: Any, forward: Any, moments: Any) -> tuple[tuple[str, str], .
 
 
 def check_network(config: Config, forward: functional.Forward, params: Any) -> None:
-    """Raises BadInput where a network of one's own has no named parameters, or does not give logits for the classes."""
+    """Raises BadInput if the parameters are not nested dicts or `forward` does not return logits for the classes."""
     if not isinstance(params, dict):
-        raise BadInput(f"init gives a {type(params).__name__}; give nested dicts of arrays, as Flax's init does")
+        raise BadInput(f"init returns a {type(params).__name__}; return nested dicts of arrays, as Flax's init does")
     net, batch = config.model, config.optim.batch
     images = jax.ShapeDtypeStruct((batch, net.image_size, net.image_size, net.channels), jnp.float32)
     logits = jax.eval_shape(forward, params, images)
     if getattr(logits, "shape", None) != (batch, net.classes):
         raise BadInput(
-            f"forward gives {getattr(logits, 'shape', type(logits).__name__)} of {batch} images; "
-            f"give logits [B, classes], here ({batch}, {net.classes})"
+            f"forward returns {getattr(logits, 'shape', type(logits).__name__)} for {batch} images; "
+            f"return logits [B, classes], here ({batch}, {net.classes})"
         )
 
 
 def layout_of(shapes: State, mesh: Mesh, own: bool) -> State:
-    """Where the state lies. It is born there, so that the step compiles once."""
+    """The layout of the state. The state is created in it, so that the step compiles once."""
     params = columns.everywhere(shapes.params, mesh) if own else columns.shardings(shapes.params, mesh)
     return State(
         columns.everywhere(shapes.step, mesh), params, columns.like(shapes.moments, shapes.params, params, mesh)
@@ -253,12 +253,12 @@ def layout_of(shapes: State, mesh: Mesh, own: bool) -> State:
 
 
 def find_run(run: Path, config: Config, fingerprint: str) -> checkpoint.Checkpoint | None:
-    """What to go on from. Raises BadInput where the run directory belongs to something else."""
+    """The checkpoint to continue from, if any. Raises BadInput if the directory holds something else."""
     path = run / "config.json"
     if path.exists():
         other = diff(from_json(path.read_text()), config)
         if other:
-            fields = ", ".join(f"{name} ({there} there, {here} now)" for name, (there, here) in other.items())
+            fields = ", ".join(f"{name} (was {there}, now {here})" for name, (there, here) in other.items())
             raise BadInput(f"{run} is a run with another config: {fields}; give another --workdir")
     elif run.exists() and any(child != run / UNFINISHED for child in run.iterdir()):
         raise BadInput(f"{run} is not empty and not a run; give another --workdir")
@@ -268,21 +268,21 @@ def find_run(run: Path, config: Config, fingerprint: str) -> checkpoint.Checkpoi
     found = checkpoint.find(run)
     if found.data["fingerprint"] != fingerprint:
         if found.data["fingerprint"] is None:
-            raise BadInput(f"{run} holds weights from elsewhere; give another --workdir and --init {run}")
-        data = found.data["path"] or "the embedded set"
-        raise BadInput(f"{run} was trained on other data ({data}); give that --data")
+            raise BadInput(f"{run} holds weights of another program; give another --workdir and --init {run}")
+        data = found.data["path"] or EMBEDDED
+        raise BadInput(f"{run} was trained on other data; give --data {data}")
     return found
 
 
 def make_run(run: Path, config: Config) -> None:
-    """The run directory with its config."""
+    """Makes the run directory, with its config."""
     run.mkdir(parents=True, exist_ok=True)
     (run / UNFINISHED).write_text(to_json(config))
     (run / UNFINISHED).rename(run / "config.json")
 
 
 def about(records: Records) -> dict[str, Any]:
-    """What a checkpoint says of the data. The embedded set lies elsewhere on every machine."""
+    """The description of the data for checkpoints. The embedded set has another path on every machine."""
     embedded = records.directory == EMBEDDED
     return {
         "path": None if embedded else str(records.directory.absolute()),
@@ -293,7 +293,7 @@ def about(records: Records) -> dict[str, Any]:
 
 
 def advice(loss: float, classes: int, run: Path, data: Path) -> str | None:
-    """What to do where an epoch has left the validation loss no better than that of guessing."""
+    """What to do if the validation loss after an epoch is no better than guessing; None if it is better."""
     guess = math.log(classes)
     if loss < 0.99 * guess:
         return None

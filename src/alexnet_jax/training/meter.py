@@ -29,12 +29,12 @@ def evaluate(
 ) -> dict[str, float]:
     """{"top1_error", "top5_error", "loss", "examples"} of a trained network on the validation images.
 
-    Each image counts once; errors are fractions. Probabilities are averaged over the crops (section 4.1).
+    Errors are fractions. Every image counts once; its probabilities are averaged over its crops (section 4.1).
 
-    run: a run directory (its latest checkpoint) or a checkpoint's own path; data: a prepared data directory, by default
-    the one it was trained on; crops: 1 for the centre, 10 for centre and corners with their reflections; mesh: by
-    default the one that suits the machine; forward: the network, where `fit` was given one; progress: whether to show
-    a bar. Raises BadInput where these do not belong together.
+    run: a run directory (its latest checkpoint) or the path of a checkpoint. data: a prepared data directory; by
+    default the one the network was trained on. crops: 1 is the centre, 10 adds the corners and all reflections. mesh:
+    by default the one that suits the machine. forward: the network, if `fit` was given one. progress: whether to show a
+    progress bar. Raises BadInput if there is no such run or the data does not fit it.
 
     >>> alexnet.evaluate("runs/one", crops=1, progress=False)["examples"]
     2000
@@ -52,7 +52,7 @@ def evaluate(
 
 
 class Meter:
-    """Measures parameters of one config on one set of images. Compiled once."""
+    """Measures parameters of one config on one set of images. It compiles once."""
 
     def __init__(
         self,
@@ -65,12 +65,12 @@ class Meter:
         forward = forward or functional.forward(config.model, mesh, config.precision)
         self._sums = make_error_sums(forward, test_views(config, statistics, mesh))
         self._records, self._mesh = records, mesh
-        # Twice a training batch, whose gradients need more memory than that. In larger ones an image takes less time.
+        # Twice a training batch: larger batches are faster, and this needs less memory than a training step.
         data = mesh.shape[columns.DATA]
         self._batch = -(-2 * config.optim.batch // data) * data
 
     def measure(self, params: Any, crops: int, show: str | None = None) -> dict[str, float]:
-        """{"loss", "top1_error", "top5_error"}, means over every validation example; `show` names a progress bar."""
+        """{"loss", "top1_error", "top5_error"}: means over all validation examples. `show` labels a progress bar."""
         size = self._batch
         batches: Any = validation_batches(self._records, size, columns.rows(self._mesh, size))
         if show:
@@ -86,34 +86,34 @@ class Meter:
 
 
 def check_fit(config: Config, records: Records) -> None:
-    """Raises BadInput where the images do not fit the network."""
+    """Raises BadInput if the images do not fit the network."""
     H, W, C = records.image_shape
     net, where = config.model, records.directory
     if net.channels != C:
         raise BadInput(
-            f"the pictures in {where} have {C} channel(s) and the network reads {net.channels}; "
-            f"give --model.channels {C}, or prepare grey pictures with --rgb"
+            f"the images in {where} have {C} channel(s) and the network reads {net.channels}; "
+            f"give --model.channels {C}, or prepare grey images with --rgb"
         )
     if min(H, W) + 2 * config.data.pad < net.image_size:
         raise BadInput(
-            f"the pictures in {where} are {H}x{W} and the network's crops {net.image_size}x{net.image_size}; "
+            f"the images in {where} are {H}x{W} and the network's crops {net.image_size}x{net.image_size}; "
             f"prepare larger ones with --size, or give a smaller --model.image-size"
         )
 
 
 def data_of(found: checkpoint.Checkpoint) -> Path:
-    """Where the images are that a checkpoint was trained on. Raises BadInput where it does not know."""
+    """The directory of the images that a checkpoint was trained on. Raises BadInput if it does not know."""
     if found.data["path"]:
         return Path(found.data["path"])
-    if found.data["fingerprint"]:  # of the embedded images, which lie elsewhere on every machine
+    if found.data["fingerprint"]:  # the embedded images, whose path differs between machines
         return EMBEDDED
-    raise BadInput(f"{found.path} comes from {found.data['source']} and names no pictures; give --data")
+    raise BadInput(f"{found.path} comes from {found.data['source']}, which names no data; give --data")
 
 
 def check_same_data(records: Records, found: checkpoint.Checkpoint) -> None:
-    """Raises BadInput where a network was trained on other classes or on images of another shape."""
+    """Raises BadInput if the network was trained on other classes or on images of another shape."""
     trained_on = found.data
-    # Weights from elsewhere count their classes as everybody does, whatever these are called here.
+    # Other programs know classes only by number, so only their count can be compared.
     foreign = trained_on["fingerprint"] is None and len(records.classes) == len(trained_on["classes"])
     if records.classes != trained_on["classes"] and not foreign:
         raise BadInput(
@@ -122,11 +122,11 @@ def check_same_data(records: Records, found: checkpoint.Checkpoint) -> None:
         )
     if list(records.image_shape) != trained_on["image_shape"]:
         raise BadInput(
-            f"the pictures in {records.directory} are {records.image_shape}; "
+            f"the images in {records.directory} are {records.image_shape}; "
             f"{found.path} was trained on {tuple(trained_on['image_shape'])}"
         )
 
 
 def described(classes: list[str]) -> str:
-    """In a few words."""
+    """A short description of the classes."""
     return f"{len(classes)} classes ({', '.join(classes[:3])}{', ..' if len(classes) > 3 else ''})"

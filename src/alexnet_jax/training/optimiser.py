@@ -13,7 +13,7 @@ from alexnet_jax.config import BadInput, OptimConfig, Schedule
 from alexnet_jax.training.progress import Progress
 
 Optimiser: TypeAlias = OptimConfig | optax.GradientTransformation
-"""the rule of a config, or a transformation of optax's in its place, which has its own rates and decay"""
+"""the rule of a config, or an Optax transformation that replaces it and brings its own rates and decay"""
 
 
 class Rates(NamedTuple):
@@ -22,11 +22,11 @@ class Rates(NamedTuple):
     weights: Any
     biases: Any
     conv1: Any
-    """multiplies both in conv1: 0 where it is frozen"""
+    """factor for both rates of conv1; 0 freezes it"""
 
 
 def moments(optim: Optimiser, params: Any) -> Any:
-    """What the rule remembers before the first step: velocities, or Adam's two means."""
+    """The rule's state before the first step: velocities, or Adam's two means."""
     if not isinstance(optim, OptimConfig):
         return optim.init(params)
     if optim.rule in ("sgd", "lars"):
@@ -50,11 +50,11 @@ def update(optim: Optimiser, params: Any, moments: Any, gradients: Any, rates: R
     if optim.rule in ("sgd", "lars", "adam"):
         gradients = with_decay(gradients)
     if optim.rule in ("sgd", "lars"):
-        # After the barrier XLA reads the velocity instead of computing it again, from copies of what it replaces.
+        # With the barrier XLA reads the new velocity. Without it XLA computes it again, from copies of the old one.
         changes = moments = jax.lax.optimization_barrier(sgd(optim.momentum, moments, gradients, own_rates))
     else:
         directions, moments = _adam(optim).update(gradients, moments)
-        if optim.rule in ("adamw", "lamb"):  # apart from the means
+        if optim.rule in ("adamw", "lamb"):  # their means leave the decay out
             directions = with_decay(directions)
         if optim.rule == "lamb":
             directions, _ = optax.scale_by_trust_ratio().update(directions, optax.EmptyState(), params)
@@ -73,31 +73,31 @@ def rate_of(config: OptimConfig, rates: Rates, layer: str, kind: str) -> Any:
 
 
 def decay_of(config: OptimConfig, layer: str, kind: str) -> float | None:
-    """Its weight decay; None where it has none."""
+    """The weight decay of a layer's "kernel" or "bias"; None if it has none."""
     if kind == "bias" and not config.decay_biases:
         return None
     return dict(config.layer_decays).get(layer, config.decay)
 
 
 def names_of(path: tuple[Any, ...]) -> tuple[str, str]:
-    """The names of a parameter's layer and of the parameter in it. A network of the user's own may nest them deeper."""
+    """The names of a parameter's layer and of the parameter in it. A user's own network may nest them deeper."""
     names = [str(getattr(part, "key", part)) for part in path]
     return names[0], names[-1]
 
 
 def sgd(momentum: float, velocity: Any, gradients: Any, rates: Any) -> Any:
-    """The new velocity: v <- momentum v - rate (g + decay w), with the decay in `gradients` already.
+    """The new velocity: v <- momentum v - rate (g + decay w). `gradients` already include the decay.
 
-    A parameter whose rate is 0 stands still, momentum and all (cuda-convnet's weights.cu). `optax.sgd` multiplies by
-    the rate after the velocity, which is another update as soon as the rate changes.
+    A rate of 0 freezes a parameter, momentum included (cuda-convnet's weights.cu). `optax.sgd` multiplies the velocity
+    by the rate instead, which is a different update once the rate changes.
     """
     return jax.tree.map(lambda v, g, e: jnp.where(e > 0, momentum * v - e * g, 0), velocity, gradients, rates)
 
 
 def trusted(config: OptimConfig, path: tuple[Any, ...], rate: Any, w: Any, g: Any) -> Any:
-    """The rate of LARS: a kernel's times trust |w| / (|g| + decay |w|), a bias's as it is.
+    """The rate of LARS: a kernel's rate times trust |w| / (|g| + decay |w|), a bias's unchanged.
 
-    You, Gitman and Ginsburg 2017, algorithm 1. `optax.lars` divides by |g + decay w|, which is another ratio.
+    You, Gitman and Ginsburg 2017, algorithm 1. `optax.lars` divides by |g + decay w| instead.
     """
     layer, kind = names_of(path)
     if kind == "bias":
@@ -108,7 +108,7 @@ def trusted(config: OptimConfig, path: tuple[Any, ...], rate: Any, w: Any, g: An
 
 
 def check_layers(config: OptimConfig, layers: Collection[str]) -> None:
-    """Raises BadInput where `layer_rates` or `layer_decays` name a layer that is not there."""
+    """Raises BadInput if `layer_rates` or `layer_decays` name a layer that the network does not have."""
     for field in ("layer_rates", "layer_decays"):
         for layer, _ in getattr(config, field):
             if layer not in layers:
@@ -116,9 +116,9 @@ def check_layers(config: OptimConfig, layers: Collection[str]) -> None:
 
 
 def fraction(schedule: Schedule, epoch: float, epochs: float, drops: int) -> float:
-    """What a schedule multiplies its rate by at `epoch` (a fraction of one counts) of a run of `epochs`.
+    """The factor by which a schedule multiplies its rate at `epoch`, which may be fractional, of a run of `epochs`.
 
-    `drops`: how often the plateau rule has dropped.
+    `drops`: how often the plateau rule has lowered the rate.
     """
     return min(1.0, epoch / schedule.warmup if schedule.warmup else 1.0) * _after_warmup(schedule, epoch, epochs, drops)
 
@@ -138,7 +138,7 @@ def _after_warmup(schedule: Schedule, epoch: float, epochs: float, drops: int) -
 
 
 def rates(config: OptimConfig, epoch: float, progress: Progress) -> Rates:
-    """The rates at `epoch`, given what the plateau rule has seen so far."""
+    """The rates at `epoch`. `progress` holds the state of the plateau rule."""
     of_weights, of_biases = config.schedules
     weights = fraction(of_weights, epoch, config.epochs, progress.weights.drops)
     biases = fraction(of_biases, epoch, config.epochs, progress.biases.drops)

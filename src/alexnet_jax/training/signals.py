@@ -1,4 +1,4 @@
-"""Ending a run in good order when it is interrupted."""
+"""Ending a run cleanly when it is interrupted."""
 
 import signal
 import sys
@@ -7,13 +7,13 @@ from typing import Any
 
 
 class Signals:
-    """Lets a step end before an interrupt or a request to terminate ends the run; a second one does not wait.
+    """On SIGINT or SIGTERM, lets the current step finish before the run ends. A second signal ends it at once.
 
-    Only the main thread of a process can take signals; elsewhere nothing changes.
+    Only the main thread can handle signals; in other threads this does nothing.
     """
 
     stop = 0
-    """the signal that asked for the end, 0 for none"""
+    """the signal received, 0 for none"""
 
     def __enter__(self) -> "Signals":
         taken = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
@@ -29,7 +29,7 @@ class Signals:
             signal.signal(number, before)
 
     def end(self) -> None:
-        """Ends the process, or the notebook's cell, as the signal would have done at once."""
+        """Ends the process or the notebook's cell, as the signal would have done."""
         if self.stop == signal.SIGINT:
             raise KeyboardInterrupt
         sys.exit(128 + self.stop)

@@ -1,4 +1,4 @@
-"""Networks that were trained before, here or elsewhere, and starting from their weights (section 6, note 1)."""
+"""Networks that are already trained, by this package or another program, as a starting point (section 6, note 1)."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,20 +19,20 @@ Params = dict[str, dict[str, Any]]
 
 
 class Trained(NamedTuple):
-    """A network that was trained before."""
+    """A network that is already trained."""
 
     config: Config
     params: Params
     statistics: Statistics
     classes: list[str]
     image_shape: tuple[int, int, int]
-    """of the images that its crops are cut from"""
+    """of the images from which its crops are cut"""
     foreign: bool
-    """whether it comes from another program, whose classes are known by their numbers alone"""
+    """whether it comes from another program, which knows classes only by number"""
 
 
 def trained(path: Path) -> Trained:
-    """The network in a run, a checkpoint or a file of weights. Raises BadInput where there is none."""
+    """The network in a run, a checkpoint or a file of weights. Raises BadInput if there is none."""
     if not path.is_file():
         found = checkpoint.find(path)
         found.check_network()
@@ -43,7 +43,7 @@ def trained(path: Path) -> Trained:
     there = read(path)
     params, model = to_params(there), there.model
     classes = imagenet_classes() if model.classes == 1000 else [str(number) for number in range(model.classes)]
-    # All of them cut their crops from images of 256; of the training images' colours their files say nothing.
+    # These programs all crop from images of 256. Their files do not describe the colours of the training images.
     side = max(256, model.image_size)
     mean_HWC = np.broadcast_to(there.mean_C.astype(np.float32), (side, side, 3))
     statistics = Statistics(mean_HWC.copy(), np.zeros(3, np.float32), np.eye(3, dtype=np.float32))
@@ -51,9 +51,9 @@ def trained(path: Path) -> Trained:
 
 
 def start_from(path: Path, config: Config, records: Records, fresh: Params, say: Callable[..., None]) -> Params:
-    """The parameters with those of a run, a checkpoint or another program's file, as far as their layers fit.
+    """`fresh`, with every layer that fits taken from a run, a checkpoint or another program's file.
 
-    `say` is told which do. Raises BadInput where none does.
+    `say` is called with a line about which layers were taken. Raises BadInput if none fits.
     """
     there = trained(path)
     same_count = len(there.classes) == len(records.classes)
@@ -73,25 +73,25 @@ def start_from(path: Path, config: Config, records: Records, fresh: Params, say:
         and not any(f".{layer}." in name for layer in new)
     }
     for name, (before, now) in meanings.items():
-        say(f"These weights come from a network with another {name}: {before}, here {now}", style="yellow")
+        say(f"The trained network has another {name}: {before} instead of {now}", style="yellow")
     return params
 
 
 def transfer(fresh: Params, trained: Params, logits: str, same_classes: bool) -> tuple[Params, dict[str, str]]:
-    """`fresh` with the layers of `trained` that fit, and for every other layer why it stays new.
+    """`fresh` with the layers of `trained` that fit, and the reason why each other layer stays new.
 
-    A layer fits where all its shapes are the same; the layer `logits` only where it tells the same classes apart.
-    What is taken lies where the fresh layer lay.
+    A layer fits if all its shapes are the same; the layer `logits` must also have the same classes. A layer that is
+    taken keeps the fresh layer's layout.
     """
     params, new = dict(fresh), {}
     for layer, own in fresh.items():
         if layer not in trained:
             new[layer] = "not among them"
         elif layer == logits and not same_classes:
-            new[layer] = "it told other classes apart"
+            new[layer] = "it was trained on other classes"
         elif shapes(trained[layer]) != shapes(own):
             there, here = (_times(params["kernel"].shape) for params in (trained[layer], own))
-            new[layer] = f"its kernel is {there} there and {here} here"
+            new[layer] = f"its kernel is {there} in the trained network and {here} in this one"
         else:
             params[layer] = {name: jax.device_put(trained[layer][name], own[name].sharding) for name in own}
     return params, new
