@@ -105,9 +105,9 @@ def test_a_page_does_what_it_says(page: Path, place: Path) -> None:
             (place / block.options["caption"]).write_text(block.code + "\n")
         elif block.kind == "bash" and block.run:
             for words in commands(block):
-                assert words[:2] == ["python", "-m"], f"{page.name}:{block.line}: neither run nor marked: {words}"
-                name, arguments = ours(words)
-                ended = run_command(name, *arguments)
+                command = ours(words) if words[0] == "python" else None
+                assert command, f"{page.name}:{block.line}: neither run nor marked: {shlex.join(words)}"
+                ended = run_command(command[0], *command[1])
                 assert ended.code == 0, f"{page.name}:{block.line}: {shlex.join(words)}\n{ended.err}"
                 printed = ended.out
         elif block.comment == PRINTED:
