@@ -27,6 +27,7 @@ from alexnet_jax.config import PRESETS, flat
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
+PACKAGE = Path(alexnet_jax.__file__).parent
 PAGES = [ROOT / "README.md", *sorted(path for path in DOCS.glob("*.md") if path.name != "fidelity.md")]
 FOLDERS = ("benchmarks", "docs", "examples", "experiments", "scripts", "src", "tests")
 NOT_RUN = "<!-- not run by a test: "
@@ -160,6 +161,8 @@ def test_what_a_page_names_exists(page: Path) -> None:
             assert field in fields(), text
         for path in re.findall(rf"(?<![\w/.])(?:{'|'.join(FOLDERS)})/[\w./-]*", text):
             assert (ROOT / path).exists(), text
+        for path in re.findall(r"(?<![\w/.])(?:config|networks|data|training|weights)/\w+\.py", text):
+            assert (PACKAGE / path).exists(), text
     for target in re.findall(r"\]\(([^)#:\s]+)\)", prose(page)):
         assert (page.parent / target).exists(), target
 
