@@ -53,7 +53,14 @@ def plain_stars(app: Any, what: str, name: str, member: Any, options: Any, lines
     lines[:] = [line if line.startswith(">>>") else line.replace("*", r"\*") for line in lines]
 
 
+def links_within_the_site(app: Any, path: Any, page: str, text: list[str]) -> None:
+    """Files outside this folder that pages include link to each other where they lie; here they are pages."""
+    text[0] = text[0].replace("](../docs/", "](").replace("](../experiments/LOG.md", "](log.md")
+    text[0] = text[0].replace("](../benchmarks/README.md", "](benchmarks.md")
+
+
 def setup(app: Any) -> None:
     app.connect("autodoc-process-signature", without_signature)
     app.connect("autodoc-skip-member", only_fields)
     app.connect("autodoc-process-docstring", plain_stars)
+    app.connect("include-read", links_within_the_site)
