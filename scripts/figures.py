@@ -1,4 +1,4 @@
-"""The README's pictures: docs/network.png from the config, docs/curves.png from runs.
+"""The figures of README and site: docs/network.png from the config, docs/curves.png from runs.
 
 python scripts/figures.py network
 python scripts/figures.py curves NAME=RUN [NAME=RUN ...]
@@ -33,7 +33,7 @@ def network() -> None:
     layers = [row.layer for row in functional.describe(model)]
     before = {"conv3": "pool2", "fc6": "pool5", "fc7": "fc6"}
     lanes, x = (1.0, -1.0), 1.6
-    axes.text(0, 0, "picture\n224 x 224 x 3", ha="center", va="center", fontsize=9)
+    axes.text(0, 0, "image\n224 x 224 x 3", ha="center", va="center", fontsize=9)
     at = {}
     for layer in layers:
         x += 1.0 if layer in before else 0.0

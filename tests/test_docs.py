@@ -1,0 +1,194 @@
+"""The site and the README: what they tell a reader to do is done here, and what they name exists.
+
+On every page, in its order: `bash` blocks are run, commands of this package in this process; `python` blocks and
+executed cells share one namespace; a block with a caption is written to the file of that name. A block that cannot be
+run here says why in an HTML comment above it, which no reader of the page sees; another says what a command printed:
+
+    <!-- not run by a test: two minutes -->
+    <!-- printed by the command above -->
+"""
+
+import re
+import shlex
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from conftest import run_command
+from PIL import Image
+
+import alexnet_jax
+from alexnet_jax.__main__ import COMMANDS
+from alexnet_jax.command_line import named_config
+from alexnet_jax.config import PRESETS, flat
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PACKAGE = Path(alexnet_jax.__file__).parent
+PAGES = [ROOT / "README.md", *sorted(path for path in DOCS.glob("*.md") if path.name != "fidelity.md")]
+FOLDERS = ("benchmarks", "docs", "examples", "experiments", "scripts", "src", "tests")
+NOT_RUN = "<!-- not run by a test: "
+PRINTED = "<!-- printed by the command above -->"
+
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+
+
+class Block(NamedTuple):
+    line: int
+    kind: str
+    """bash, python, text ..; {code-cell} and other directives with their braces"""
+    options: dict[str, str]
+    code: str
+    comment: str
+    """the line above"""
+
+    @property
+    def run(self) -> bool:
+        return not self.comment.startswith(NOT_RUN)
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    """The fenced blocks of a page."""
+    lines = page.read_text().splitlines()
+    start = None
+    for number, line in enumerate(lines):
+        if not line.startswith("```"):
+            continue
+        if start is None:
+            start = number
+            continue
+        inside = lines[start + 1 : number]
+        options = dict(re.fullmatch(r":([\w-]+): *(.*)", line).groups() for line in inside if line.startswith(":"))
+        code = "\n".join(line for line in inside if not line.startswith(":"))
+        yield Block(start + 1, lines[start].removeprefix("```"), options, code, lines[start - 1])
+        start = None
+    assert start is None, f"{page.name}:{start}: the block has no end"
+
+
+def commands(block: Block) -> list[list[str]]:
+    """The words of each command of a bash block."""
+    lines = block.code.replace("\\\n", " ").splitlines()
+    return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
+
+
+def ours(words: list[str]) -> tuple[str, list[str]] | None:
+    """(NAME, ARGUMENTS) of `python -m alexnet_jax.NAME ARGUMENTS`, wherever in a line it stands."""
+    for at, word in enumerate(words):
+        if word.startswith("alexnet_jax.") and words[at - 1] == "-m":
+            arguments = words[at + 1 :]
+            end = next((n for n, argument in enumerate(arguments) if argument.endswith(";")), len(arguments))
+            return word.removeprefix("alexnet_jax."), [part.rstrip(";") for part in arguments[: end + 1]]
+    return None
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory like a clone of the repository, with the images that a reader may have."""
+    for name in FOLDERS:
+        (tmp_path / name).symlink_to(ROOT / name)
+    draw = np.random.default_rng(0)
+    for name in ("boot.png", *(f"photos/{kind}/{n}.jpg" for kind in ("cats", "dogs", "owls") for n in range(40))):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pages
+def test_a_page_does_what_it_says(page: Path, place: Path) -> None:
+    names: dict[str, object] = {"__name__": page.stem}
+    printed = ""
+    for block in blocks(page):
+        if "caption" in block.options:
+            (place / block.options["caption"]).write_text(block.code + "\n")
+        elif block.kind == "bash" and block.run:
+            for words in commands(block):
+                command = ours(words) if words[0] == "python" else None
+                assert command, f"{page.name}:{block.line}: neither run nor marked: {shlex.join(words)}"
+                ended = run_command(command[0], *command[1])
+                assert ended.code == 0, f"{page.name}:{block.line}: {shlex.join(words)}\n{ended.err}"
+                printed = ended.out
+        elif block.comment == PRINTED:
+            said = [line.strip() for line in printed.splitlines()]
+            assert [line for line in block.code.splitlines() if line.strip() not in said] == [], block.line
+        elif block.kind in ("python", "{code-cell}") and block.run:
+            lines_before = "\n" * block.line  # so that a traceback names the page's own line
+            exec(compile(lines_before + block.code, str(page), "exec"), names)
+
+
+@cache
+def options_of(name: str, *preset: str) -> set[str]:
+    """The options of a command, with their fields' defaults taken from a preset where it takes one."""
+    found = set()
+    for words in (["--help"], ["--help-all"]) if name in ("train", "diagnose") else (["--help"],):
+        ended = run_command(name, *preset, *words)
+        assert ended.code == 0, ended.err
+        found |= set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", ended.out))
+    return found
+
+
+@pages
+def test_the_commands_that_a_page_names_exist(page: Path, place: Path) -> None:
+    """Those that are not run, too: their names, their presets or files, their options."""
+    assert set(re.findall(r"alexnet_jax\.(\w+)", prose(page))) <= {*COMMANDS, "config"}
+    for block in blocks(page):
+        if "caption" in block.options:
+            (place / block.options["caption"]).write_text(block.code + "\n")
+        if block.kind != "bash":
+            continue
+        for name, arguments in filter(None, map(ours, commands(block))):
+            assert name in COMMANDS
+            recipe = [arguments[0]] if name in ("train", "diagnose") and arguments and arguments[0][0] != "-" else []
+            if recipe:
+                named_config(recipe[0])
+            given = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
+            assert given <= options_of(name, *recipe), f"{page.name}:{block.line}"
+
+
+@pages
+def test_what_a_page_names_exists(page: Path) -> None:
+    """Options, fields and files in running text and tables."""
+    code = re.findall(r"`([^`\n]+)`", prose(page))
+    known = {option for name in COMMANDS for option in options_of(name)}
+    known |= {option for preset in PRESETS for option in options_of("train", preset)}
+    for text in code:
+        for option in re.findall(r"(?<![\w-])--[a-z][\w.-]*\w", text):
+            assert option in known or text.startswith(("pip ", "XLA_FLAGS")), text
+        for field in re.findall(r"(?<![\w.-])(?:model|optim|data)\.[a-z][\w.]*", text):
+            assert field in fields(), text
+        for path in re.findall(rf"(?<![\w/.])(?:{'|'.join(FOLDERS)})/[\w./-]*", text):
+            assert (ROOT / path).exists(), text
+        for path in re.findall(r"(?<![\w/.])(?:config|networks|data|training|weights)/\w+\.py", text):
+            assert (PACKAGE / path).exists(), text
+    for target in re.findall(r"\]\(([^)#:\s]+)\)", prose(page)):
+        assert (page.parent / target).exists(), target
+
+
+def prose(page: Path) -> str:
+    """A page without its blocks."""
+    return re.sub(r"(?ms)^```.*?^```$", "", page.read_text())
+
+
+@cache
+def fields() -> set[str]:
+    """Every field of every preset's config, and what they are parts of: model.conv1.std, model.conv1."""
+    names = {name for config in PRESETS.values() for name in flat(config)}
+    return names | {name[: match.start()] for name in names for match in re.finditer(r"\.", name)}
+
+
+def test_the_presets_page_has_every_preset() -> None:
+    rows = re.findall(r"(?m)^\| (`.*?`) \|", prose(DOCS / "presets.md"))
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} >= set(PRESETS)
+
+
+def test_the_api_page_has_every_public_name() -> None:
+    documented = re.findall(r"(?m)^\.\. auto\w+:: alexnet_jax\.(\w+)$", (DOCS / "api.md").read_text())
+    assert sorted(documented) == sorted(alexnet_jax.__all__)
+
+
+def test_every_page_is_reached_from_the_index() -> None:
+    listed = {line for block in blocks(DOCS / "index.md") if block.kind == "{toctree}" for line in block.code.split()}
+    assert listed == {page.stem for page in DOCS.glob("*.md")} - {"index"}
