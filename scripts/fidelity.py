@@ -277,8 +277,8 @@ def schedule(config: Config) -> str:
 
 
 def bias_schedule(config: Config) -> str:
-    same = config.optim.bias_schedule == config.optim.schedule
-    return "as the weights" if same else fall(config.optim.bias_schedule)
+    own = config.optim.bias_schedule
+    return fall(own) if own else "as the weights"
 
 
 def length(config: Config) -> str:

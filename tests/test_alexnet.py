@@ -212,7 +212,12 @@ def test_callers_may_jit_differentiate_and_map(tiny: Config, images: np.ndarray)
 
 
 @pytest.mark.parametrize(
-    ("activation", "then"), [("tanh", ("norm", "pool", "activation")), ("sigmoid", ("pool", "activation", "map_norm"))]
+    ("activation", "then"),
+    [
+        ("tanh", ("norm", "pool", "activation")),
+        ("sigmoid", ("pool", "activation", "map_norm")),
+        ("gelu", ("norm", "pool", "activation")),
+    ],
 )
 def test_what_follows_a_convolution_follows_in_that_order(
     tiny: Config, images: np.ndarray, activation: Any, then: Any
@@ -221,7 +226,7 @@ def test_what_follows_a_convolution_follows_in_that_order(
 
     model = replace(tiny.model, activation=activation, conv1=replace(tiny.model.conv1, then=then))
     acts = alexnet.features(model)(alexnet.init(model, jax.random.key(0)), images)
-    act = layers.ACTIVATIONS[activation]
+    act = {"tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid, "gelu": jax.nn.gelu}[activation]
     if then[0] == "norm":
         norm1 = layers.lrn(acts["conv1"], model.lrn, 2)
         np.testing.assert_allclose(acts["norm1"], norm1, rtol=1e-5, atol=1e-6)
@@ -230,6 +235,25 @@ def test_what_follows_a_convolution_follows_in_that_order(
         pool1 = act(layers.pool(acts["conv1"], model.pool))
         np.testing.assert_allclose(acts["pool1"], pool1, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(acts["norm1"], layers.map_norm(pool1, model.map_norm), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("sizes", [None, (1, 2)])
+def test_an_own_normalisation_takes_the_place_of_lrn_column_by_column(
+    tiny: Config, images: np.ndarray, sizes: tuple[int, int] | None
+) -> None:
+    def norm(x: jax.Array) -> jax.Array:
+        return x - x.mean(axis=-1, keepdims=True)
+
+    mesh, model = alexnet.make_mesh(*sizes) if sizes else None, tiny.model
+    params = alexnet.init(model, jax.random.key(0))
+    acts = alexnet.features(model, mesh, norm=norm)(params, images)
+    relu = np.asarray(jax.nn.relu(acts["conv1"]))
+    first, second = np.split(relu, 2, axis=-1)
+    expected = np.concatenate([first - first.mean(-1, keepdims=True), second - second.mean(-1, keepdims=True)], axis=-1)
+    np.testing.assert_allclose(acts["norm1"], expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(alexnet.forward(model, mesh, norm=norm)(params, images), acts["fc8"], rtol=1e-5)
+    off = replace(model, norm=False)
+    assert "norm1" not in alexnet.features(off, mesh, norm=norm)(params, images), "model.norm still has the last word"
 
 
 def test_without_normalisation_there_is_none(tiny: Config, images: np.ndarray) -> None:

@@ -175,5 +175,5 @@ def test_a_picture_gets_the_same_view_on_any_layout() -> None:
     def per_device(images: jax.Array, index: jax.Array, key: jax.Array) -> jax.Array:
         return augment.training_view(images, index, key, statistics(), jnp.float32(1), data=data, size=7)
 
-    there = jax.jit(columns.on_pictures(per_device, make_mesh(4, 1)))(images, KEY)
+    there = jax.jit(columns.on_images(per_device, make_mesh(4, 1)))(images, KEY)
     np.testing.assert_allclose(there, views(data, images), atol=1e-3)

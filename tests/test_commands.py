@@ -16,9 +16,9 @@ from conftest import CLASSES, Ended, run_command
 
 import alexnet_jax as alexnet
 from alexnet_jax.__main__ import COMMANDS
-from alexnet_jax.config import Config, from_json
+from alexnet_jax.config import Config, flat, from_json
 from alexnet_jax.data import records, writing
-from alexnet_jax.train import advice
+from alexnet_jax.training.fit import advice
 
 STEPS = 17  # ceil(3 epochs x 44 pictures / 8)
 
@@ -77,7 +77,7 @@ def test_the_same_command_on_a_whole_run_has_nothing_to_do(
 ) -> None:
     before = (whole[0] / "metrics.jsonl").read_bytes()
     again = train(tiny_file, tiny_data, whole[0])
-    assert (again.code, "Nothing is left to do" in again.out) == (0, True)
+    assert (again.code, "nothing is left to do" in again.out) == (0, True)
     assert (whole[0] / "metrics.jsonl").read_bytes() == before
 
 
@@ -191,7 +191,7 @@ def test_evaluate_counts_every_example_once(whole: tuple[Path, Ended], tiny_data
 def test_evaluate_says_what_it_measured(whole: tuple[Path, Ended]) -> None:
     ended = run_command("evaluate", whole[0], "--crops", 1)
     assert ended.code == 0
-    assert "on 21 pictures" in ended.out
+    assert "on 21 validation images of " in ended.out
     assert "top-1 error" in ended.out
 
 
@@ -208,7 +208,7 @@ def test_a_run_starts_from_the_layers_of_another_that_fit(
     assert ended.code == 0, ended.err
     assert f"Taken from {whole[0]}: conv1, conv2, conv3, conv4, conv5, fc6, fc7." in ended.out
     assert "New: conv6; not among them." in ended.out
-    assert "New: fc8; it told other classes apart." in ended.out
+    assert "New: fc8; it was trained on other classes." in ended.out
     assert "another model" not in ended.out
     assert (run / "checkpoints" / "latest" / "0").is_dir(), "what it started from can be gone on from"
     trained, tuned = alexnet.load(whole[0])[1], alexnet.load(run)[1]
@@ -217,10 +217,13 @@ def test_a_run_starts_from_the_layers_of_another_that_fit(
     assert not np.allclose(tuned["fc8"]["kernel"], trained["fc8"]["kernel"])
     again = run_command("train", six, *first[:4], "--steps", 2, *first[6:], "--init", tmp_path / "nothing")
     assert again.code == 0, "a run that has begun goes on from its own weights"
-    assert "is left aside" in again.out
+    assert "is ignored" in again.out
     refused = run_command("train", "cuda_convnet", "--init", whole[0], "--model.channels", 1, "--model.image-size", 28,
                           "--model.conv1.padding", 20, 20, "--workdir", tmp_path / "other").refused  # fmt: skip
-    assert "has no layer that fits cuda_convnet (conv1: its kernel is 5x5x1x8 there and 11x11x1x96 here" in refused
+    assert (
+        "has no layer that fits cuda_convnet (conv1: its kernel is 5x5x1x8 in the trained network and 11x11x1x96 in"
+        in refused
+    )
 
 
 def test_a_run_whose_loss_does_not_move_names_the_command_that_says_why(
@@ -228,9 +231,9 @@ def test_a_run_whose_loss_does_not_move_names_the_command_that_says_why(
 ) -> None:
     """Behind the first of its two epochs, and only where the loss is no better than guessing."""
     still = train(tiny_file, tiny_data, tmp_path / "run", "--optim.rate", 1e-12, "--steps", 11)
-    assert still.out.count(f"python -m alexnet_jax.diagnose {tiny_file}") == 1
+    assert still.out.count(f"python -m alexnet_jax.diagnose {tmp_path / 'run'} --data {tiny_data} says why") == 1
     assert "no better than guessing, which gives 1.099" in still.out
-    assert advice(1.08, 3, "tiny") is None
+    assert advice(1.08, 3, tmp_path, tiny_data) is None
 
 
 def test_the_tutorial_trains_and_resumes_with_adam(tiny_data: Path, tmp_path: Path) -> None:
@@ -275,7 +278,7 @@ def test_a_damaged_checkpoint_is_named(
             path.write_bytes(b"")
     refused = train(tiny_file, tiny_data, run).refused
     assert str(latest) in refused
-    assert "remove it to go on from the one before" in refused
+    assert "remove it to continue from the one before" in refused
     (run / "checkpoints" / "latest" / "7").mkdir()
     assert "latest/7" in train(tiny_file, tiny_data, run).refused
 
@@ -304,9 +307,11 @@ def test_bad_input_is_answered_with_one_sentence(tiny_file: Path, tiny_data: Pat
     )
     assert "optim.layer_rates names 'conv9'" in refused("fashion", "--optim.layer-rates", "conv9", 0.1)
     across = ("--model.lrn-across-columns", True, "--model.lrn.n", 99, "--mesh", "1,2")
-    assert "a device holds 16 maps, an LRN across columns reaches 49 far" in refused("fashion", *across)
+    assert "a device holds 16 maps, and LRN across columns reads 49 of its neighbour's" in refused("fashion", *across)
     assert "there is no run or checkpoint" in refused("fashion", "--init", tmp_path / "nothing")
-    assert "has 3 classes and --model.fc8.units asks for 7" in refused("fashion", *data, "--model.fc8.units", 7)
+    assert "has 3 classes and --model.fc8.units asks for 7; leave that option out" in refused(
+        "fashion", *data, "--model.fc8.units", 7
+    )
     not_config = tmp_path / "other.py"
     not_config.write_text("CONFIG = 3\n")
     assert "does not define CONFIG" in refused(not_config)
@@ -318,7 +323,7 @@ def test_a_run_directory_of_another_config_is_left_alone(
 ) -> None:
     before = (whole[0] / "metrics.jsonl").read_bytes()
     refused = train(tiny_file, tiny_data, whole[0], "--model.dropout", 0.1, "--seed", 5).refused
-    assert "model.dropout (0.5 there, 0.1 now), seed (0 there, 5 now)" in refused
+    assert "model.dropout (was 0.5, now 0.1), seed (was 0, now 5)" in refused
     assert (whole[0] / "metrics.jsonl").read_bytes() == before
     (tmp_path / "mine.txt").write_text("not a run")
     assert "is not empty and not a run" in train(tiny_file, tiny_data, tmp_path).refused
@@ -354,13 +359,31 @@ def test_the_commands_as_new_processes(whole: tuple[Path, Ended], tmp_path: Path
     bare = {name: value for name, value in os.environ.items() if name not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")}
     listed = subprocess.run([sys.executable, "-m", "alexnet_jax"], capture_output=True, text=True, env=bare)
     assert all(f"alexnet_jax.{name}" in listed.stdout for name in COMMANDS)
-    mesh = subprocess.run(
-        command("train", "--mesh", "2,2", "--workdir", tmp_path / "run"), capture_output=True, text=True, env=bare
-    )
+    of_four = command("train", "--mesh=2,2", "--workdir", tmp_path / "run", "--steps", 1)
+    mesh = subprocess.run(of_four, capture_output=True, text=True, env=bare)
+    assert "2 x 2 devices (cpu)" in mesh.stdout, "as many as the mesh asks for"
+    mesh = subprocess.run(of_four, capture_output=True, text=True, env=bare | {"JAX_NUM_CPU_DEVICES": "2"})
     assert mesh.returncode == 2
     assert mesh.stderr.startswith("error: a mesh of 2,2 needs 4 devices and there are 2 (cpu)")
     evaluated = subprocess.run(command("evaluate", whole[0], "--json"), capture_output=True, text=True, env=bare)
     assert json.loads(evaluated.stdout)["examples"] == 21
-    helped = subprocess.run(command("train", "cuda_convnet", "--help"), capture_output=True, text=True, env=bare)
-    assert helped.returncode == 0
-    assert "(default: 224)" in helped.stdout, "the defaults are those of the preset named"
+    pipe = f"{sys.executable} -m alexnet_jax.train --help-all | head -n 1"
+    cut = subprocess.run(["bash", "-c", pipe], capture_output=True, text=True, env=bare)
+    assert cut.stdout == "usage: python -m alexnet_jax.train [-h] [OPTIONS] [CONFIG]\n"
+    assert cut.stderr == "", "who reads only the first line is told no more"
+
+
+def test_help_fits_on_one_screen_and_help_all_shows_every_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    helped, whole = run_command("train", "cuda_convnet", "--help"), run_command("train", "cuda_convnet", "--help-all")
+    assert helped.code == whole.code == 0
+    assert helped.out.startswith("usage: python -m alexnet_jax.train ")
+    assert len(helped.out.splitlines()) <= 36
+    assert "--model.image-size" not in helped.out
+    assert "--help-all lists them" in helped.out
+    for option in ("--data", "--seed", "--precision", "--workdir", "--init", "--steps", "--mesh", "--log-every"):
+        assert option in helped.out
+        assert option in whole.out
+    for name in flat(alexnet.preset("cuda_convnet")).keys() - {"preset", "own", "model.conv6"}:
+        assert f"--{name.replace('_', '-')}" in whole.out
+    assert "(default: 224)" in whole.out, "the defaults are those of the preset named"

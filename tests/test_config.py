@@ -1,8 +1,26 @@
-from dataclasses import replace
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
 
+import jax
+import numpy as np
 import pytest
 
-from alexnet_jax.config import BadInput, Config, Conv, ModelConfig, Pool, diff, from_json, pooled, presets, to_json
+from alexnet_jax.config import (
+    BadInput,
+    Config,
+    Conv,
+    ModelConfig,
+    OptimConfig,
+    Pool,
+    Schedule,
+    diff,
+    from_json,
+    networks,
+    pooled,
+    presets,
+    to_json,
+)
 
 
 @pytest.mark.parametrize("name", presets.PRESETS)
@@ -59,3 +77,40 @@ def test_pooled_counts_a_ragged_last_window(side: int, expected: int) -> None:
 def test_a_network_that_cannot_be_is_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(BadInput, match=message):
         replace(ModelConfig(), **change)
+
+
+def test_activations_are_the_functions_of_jax_nn_that_treat_each_element_alike() -> None:
+    names = networks.activations()
+    assert {"relu", "tanh", "sigmoid", "gelu", "silu", "elu", "leaky_relu", "softplus", "relu6", "mish"} <= set(names)
+    x = jax.random.normal(jax.random.key(0), (2, 6))
+    for name in names:
+        both = getattr(jax.nn, name)(x)
+        np.testing.assert_array_equal(both[:, :3], getattr(jax.nn, name)(x[:, :3]), name)  # as on the other device
+    for name in ("softmax", "glu", "one_hot", "logsumexp", "nothing"):
+        with pytest.raises(BadInput, match=f"model.activation is '{name}'; it is one of jax.nn's celu, elu, gelu"):
+            ModelConfig(activation=name)
+
+
+def test_a_bias_schedule_that_is_the_weights_is_written_in_one_way() -> None:
+    """Old run directories name it twice."""
+    optim, steps = OptimConfig(), Schedule("steps", epochs=(1.0,))
+    assert replace(optim, bias_schedule=optim.schedule) == optim
+    assert optim.schedules == (optim.schedule, optim.schedule)
+    own = replace(optim, bias_schedule=steps)
+    assert own.schedules == (optim.schedule, steps)
+    plateau = json.dumps(asdict(optim.schedule))
+    old = to_json(Config()).replace('"bias_schedule": null', f'"bias_schedule": {plateau}')
+    assert from_json(old) == Config()
+    assert from_json(to_json(Config(optim=own))).optim == own
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Schedule(warmup=-1.0), "a warmup of -1 epochs; give 0 or more"),
+        (lambda: OptimConfig(trust=0.0), "optim.trust is 0; it is more than 0"),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_refused(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        make()

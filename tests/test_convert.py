@@ -9,8 +9,8 @@ import pytest
 from conftest import run_command
 
 import alexnet_jax as alexnet
-from alexnet_jax import convert
 from alexnet_jax.data import records
+from alexnet_jax.training.trained import trained
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_what_cannot_be_converted_is_said(run: Path, tmp_path: Path) -> None:
 
 
 def test_a_source_is_a_run_as_it_was_trained(run: Path, tiny_data: Path) -> None:
-    there = convert.source(run)
+    there = trained(run)
     config, params = alexnet.load(run)
     assert (there.config, there.classes) == (config, records.Records(tiny_data).classes)
     assert there.image_shape == (28, 28, 1)

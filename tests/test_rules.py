@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 
 import alexnet_jax
+from alexnet_jax.__main__ import COMMANDS
 
 SOURCE = Path(alexnet_jax.__file__).parent
 FILES = [path for path in sorted(SOURCE.rglob("*.py")) if path.name != "__init__.py"]
 MAY_IMPORT = {
     "config": {"config"},
     "networks": {"config", "networks"},
-    "data": {"config", "data"},
-    "training": {"config", "networks", "training"},
+    "data": {"config", "data", "networks"},
     "weights": {"config", "weights"},
+    "training": {"config", "data", "networks", "training", "weights"},
 }
 
 
@@ -37,6 +38,18 @@ def rooms_imported(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", [path for path in FILES if room(path) in MAY_IMPORT], ids=lambda path: path.stem)
 def test_imports_run_one_way(path: Path) -> None:
     assert rooms_imported(path) <= MAY_IMPORT[room(path)]
+
+
+def test_a_file_directly_in_the_package_is_a_command_or_its_shell() -> None:
+    files = {path.stem for path in SOURCE.glob("*.py")}
+    assert files - {"__init__", "__main__", "command_line"} == COMMANDS.keys()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_imports_no_other_command(name: str) -> None:
+    imported = rooms_imported(SOURCE / f"{name}.py")
+    assert imported.isdisjoint(COMMANDS), "what commands share stands in the room that it belongs to"
+    assert imported <= MAY_IMPORT.keys() | {"command_line"}
 
 
 def test_collectives_stand_in_one_file() -> None:
@@ -65,5 +78,14 @@ print(slow & {name.partition(".")[0] for name in sys.modules} or "none")
 
 
 def test_the_functional_api_is_the_promised_names() -> None:
-    assert alexnet_jax.__all__ == ["features", "forward", "init", "load", "make_mesh", "preset", "shard"]
-    assert all(getattr(alexnet_jax, name).__doc__ for name in alexnet_jax.__all__)
+    names = ["evaluate", "features", "fit", "forward", "init", "load", "make_mesh", "preset", "shard"]
+    assert alexnet_jax.__all__ == names
+    assert all(callable(getattr(alexnet_jax, name)) for name in names)
+    with pytest.raises(AttributeError, match="has no attribute 'train'"):
+        _ = alexnet_jax.train
+
+
+def test_on_windows_one_sentence_names_the_systems_that_work() -> None:
+    code = "import sys; sys.platform = 'win32'; import alexnet_jax"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "ImportError: alexnet_jax runs on Linux and macOS, and on Windows in WSL" in done.stderr

@@ -1,5 +1,6 @@
 """The update rule, the schedules and the step."""
 
+import io
 import json
 import time
 from collections.abc import Iterator
@@ -10,17 +11,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from rich.console import Console
 
 import alexnet_jax as alexnet
 from alexnet_jax.config import BadInput, Config, OptimConfig, Schedule, presets
 from alexnet_jax.networks import columns
-from alexnet_jax.train import fresh_state
+from alexnet_jax.training.fit import layout_of
 from alexnet_jax.training.log import Log, ProgressBar, Watch
 from alexnet_jax.training.optimiser import Rates, check_layers, moments, rates, update
 from alexnet_jax.training.progress import Plateau, Progress
-from alexnet_jax.training.step import make_error_sums, make_train_step, new_state
+from alexnet_jax.training.step import State, make_error_sums, make_train_step, new_state
 
 
 def tree(value: float) -> dict[str, dict[str, jax.Array]]:
@@ -83,6 +85,79 @@ def test_three_adam_updates_equal_arithmetic_by_hand() -> None:
             assert float(params["conv1"]["bias"][0]) == pytest.approx(0.98)
 
 
+def test_three_adamw_updates_equal_arithmetic_by_hand_and_optax() -> None:
+    """Loshchilov and Hutter, algorithm 2: the decay is no part of the gradient. Biases have none here."""
+    config = OptimConfig(rule="adamw", decay=0.1, decay_biases=False)
+    params, state = tree(1.0), moments(config, tree(1.0))
+    theirs = optax.adamw(0.01, weight_decay=0.1)
+    their_params, their_state = tree(1.0), theirs.init(tree(1.0))
+    w, mean, square = 1.0, 0.0, 0.0
+    for t, g in enumerate((50.0, -3.0, 8.0), start=1):
+        params, state, _ = update(config, params, state, tree(g), Rates(0.01, 0.02, 1.0))
+        changes, their_state = theirs.update(tree(g), their_state, their_params)
+        their_params = optax.apply_updates(their_params, changes)
+        mean, square = 0.9 * mean + 0.1 * g, 0.999 * square + 0.001 * g * g
+        w -= 0.01 * ((mean / (1 - 0.9**t)) / ((square / (1 - 0.999**t)) ** 0.5 + 1e-8) + 0.1 * w)
+        assert float(params["fc8"]["kernel"][0]) == pytest.approx(w, rel=1e-5)
+        assert float(their_params["fc8"]["kernel"][0]) == pytest.approx(w, rel=1e-5)
+        if t == 1:
+            assert float(params["fc8"]["bias"][0]) == pytest.approx(0.98), "twice the rate, and no decay"
+
+
+def wide_tree(seed: int) -> dict[str, dict[str, jax.Array]]:
+    rng = np.random.default_rng(seed)
+    return {
+        layer: {"kernel": jnp.asarray(rng.normal(size=(4, 3)), jnp.float32), "bias": jnp.asarray(rng.normal(size=3))}
+        for layer in ("conv1", "fc8")
+    }
+
+
+def test_lamb_is_optax_s() -> None:
+    config = OptimConfig(rule="lamb", decay=0.1)
+    params, state = wide_tree(0), moments(config, wide_tree(0))
+    theirs = optax.lamb(0.01, weight_decay=0.1)
+    their_params, their_state = wide_tree(0), theirs.init(wide_tree(0))
+    for seed in (1, 2, 3):
+        params, state, _ = update(config, params, state, wide_tree(seed), Rates(0.01, 0.01, 1.0))
+        changes, their_state = theirs.update(wide_tree(seed), their_state, their_params)
+        their_params = optax.apply_updates(their_params, changes)
+    for x, y in zip(jax.tree.leaves(params), jax.tree.leaves(their_params), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-6)
+
+
+def test_two_lars_updates_equal_the_formula() -> None:
+    """You, Gitman and Ginsburg 2017, algorithm 1; biases have the plain rate. The ratio of optax.lars is another."""
+    config = OptimConfig(rule="lars", decay=0.1, trust=0.02, decay_biases=False)
+    params, velocity = wide_tree(0), moments(config, wide_tree(0))
+    w, b = (np.asarray(wide_tree(0)["fc8"][name], np.float64) for name in ("kernel", "bias"))
+    v, v_b = np.zeros_like(w), np.zeros_like(b)
+    for seed in (1, 2):
+        params, velocity, _ = update(config, params, velocity, wide_tree(seed), Rates(0.5, 0.25, 1.0))
+        g, g_b = (np.asarray(wide_tree(seed)["fc8"][name], np.float64) for name in ("kernel", "bias"))
+        local = 0.02 * np.linalg.norm(w) / (np.linalg.norm(g) + 0.1 * np.linalg.norm(w))
+        v = 0.9 * v - 0.5 * local * (g + 0.1 * w)
+        v_b = 0.9 * v_b - 0.25 * g_b
+        w, b = w + v, b + v_b
+    np.testing.assert_allclose(params["fc8"]["kernel"], w, rtol=1e-5)
+    np.testing.assert_allclose(params["fc8"]["bias"], b, rtol=1e-5)
+
+
+def test_lars_leaves_a_kernel_of_zeros_its_plain_rate() -> None:
+    config = OptimConfig(rule="lars", decay=0.0)
+    params, _, _ = update(config, tree(0.0), tree(0.0), tree(1.0), Rates(0.1, 0.1, 1.0))
+    assert float(params["fc8"]["kernel"][0]) == pytest.approx(-0.1)
+
+
+def test_an_optimiser_of_optax_takes_the_place_of_the_rule() -> None:
+    """Two steps of SGD with momentum, whatever the rates say."""
+    rule = optax.sgd(0.1, momentum=0.9)
+    params, state = tree(1.0), moments(rule, tree(1.0))
+    for _ in range(2):
+        params, state, change = update(rule, params, state, tree(1.0), Rates(7.0, 7.0, 0.0))
+    assert float(params["conv1"]["kernel"][0]) == pytest.approx(1 - 0.1 - 0.19)
+    assert float(change["conv1"]["kernel"][0]) == pytest.approx(-0.19)
+
+
 def schedule_of(config: OptimConfig, epochs: list[float]) -> list[tuple[float, float]]:
     return [(rate.weights, rate.biases) for rate in (rates(config, epoch, Progress()) for epoch in epochs)]
 
@@ -101,6 +176,17 @@ def test_steps_and_constant() -> None:
     found = schedule_of(steps, [0, 1.99, 2, 4.9, 5, 80])
     assert [weights for weights, _ in found] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
     assert {biases for _, biases in found} == {1.0}
+
+
+def test_cosine_and_warmup() -> None:
+    cosine = OptimConfig(rate=1.0, epochs=12.0, schedule=Schedule("cosine", warmup=2.0))
+    found = schedule_of(cosine, [0, 0.5, 2, 7, 12, 13])
+    assert [weights for weights, _ in found] == pytest.approx([0, 0.25, 1, 0.5, 0, 0])
+    assert [biases for _, biases in found] == [weights for weights, _ in found], "the biases' schedule is the weights'"
+    plain = OptimConfig(rate=1.0, epochs=10.0, schedule=Schedule("cosine"))
+    assert [w for w, _ in schedule_of(plain, [0, 2.5, 5, 10])] == pytest.approx([1, (1 + 0.5**0.5) / 2, 0.5, 0])
+    steps = OptimConfig(rate=1.0, schedule=Schedule("steps", epochs=(1, 4), warmup=2.0))
+    assert [w for w, _ in schedule_of(steps, [0.5, 1, 2, 4])] == pytest.approx([0.25, 0.05, 0.1, 0.01])
 
 
 def test_the_plateau_rule_drops_when_the_error_stops_falling_and_three_times_at_most() -> None:
@@ -191,10 +277,25 @@ def test_the_share_of_waiting_for_data_is_logged(tmp_path: Path) -> None:
     assert waited[1] < 0.3
 
 
-@pytest.mark.parametrize("layout", [(1, 1), (1, 2)])
-def test_a_step_leaves_the_state_where_it_was_and_is_compiled_once(tiny: Config, layout: tuple[int, int]) -> None:
-    mesh, model = alexnet.make_mesh(*layout), tiny.model
-    state = fresh_state(tiny, jax.random.key(0), mesh)
+def test_the_bar_shows_figures_after_the_first_step_and_not_only_after_ten(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=100)
+    with Log(tmp_path, 0) as log, ProgressBar(console, 0, 2) as bar:
+        watch = Watch({}, log, bar, batch=8, examples=48, log_every=10)
+        watch.follow(1, {"loss": 1.25, "top1_error": 0.5, "update_norm": 0.1}, 0.01)
+        watch.settle()
+    assert "loss 1.250  error 0.500" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "compiling" not in console.file.getvalue().splitlines()[-1]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("sizes", [(1, 1), (1, 2)])
+def test_a_step_leaves_the_state_where_it_was_and_is_compiled_once(tiny: Config, sizes: tuple[int, int]) -> None:
+    mesh, model = alexnet.make_mesh(*sizes), tiny.model
+
+    def create(key: jax.Array) -> State:
+        return new_state(alexnet.init(model, key), tiny.optim)
+
+    layout = layout_of(jax.eval_shape(create, jax.random.key(0)), mesh, own=False)
+    state = jax.jit(create, out_shardings=layout)(jax.random.key(0))
     step = make_train_step(alexnet.forward(model, mesh), lambda images, *_: images, tiny.optim)
     images = np.zeros((8, model.image_size, model.image_size, model.channels), np.float32)
     batch = columns.shard_batch({"image": images, "label": np.zeros(8, np.int32)}, mesh, 8)

@@ -6,12 +6,12 @@ from rich.table import Table
 from alexnet_jax.config.presets import PRESETS
 
 COMMANDS = {
-    "train": "train a network, or go on where training was interrupted",
-    "evaluate": "top-1 and top-5 error of a run, with one crop or ten",
-    "predict": "the five likeliest classes of pictures",
-    "diagnose": "why a loss does not move, from one batch of pictures",
-    "convert": "bring in weights of Caffe, ONNX or PyTorch, or take a network out as StableHLO",
-    "prepare": "make a data directory",
+    "train": "train a network, or continue an interrupted run",
+    "evaluate": "measure the top-1 and top-5 error of a run, with one crop or ten",
+    "predict": "name the five most likely classes of images",
+    "diagnose": "find out from one batch why a loss does not move",
+    "convert": "import weights from Caffe, ONNX or PyTorch, or export a network as StableHLO",
+    "prepare": "turn folders, archives or datasets of images into a data directory",
     "benchmark": "how fast it is, beside PyTorch, plain JAX and onnxruntime",
 }
 
@@ -21,4 +21,4 @@ if __name__ == "__main__":
         table.add_row(f"python -m alexnet_jax.{name}", purpose)
     console = Console(highlight=False)
     console.print(table)
-    console.print(f"Presets: {', '.join(PRESETS)}. Each command explains itself with --help.")
+    console.print(f"Presets: {', '.join(PRESETS)}. Every command has --help.")

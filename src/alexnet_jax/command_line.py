@@ -1,24 +1,36 @@
-"""What all commands share: typed options, one sentence for bad input, and devices to run on."""
+"""Shared by all commands: typed options, one sentence for bad input, and devices to run on."""
 
 import contextlib
 import ctypes
 import io
+import math
 import os
 import platform
 import re
 import runpy
+import signal
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, make_dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import jax
 import tyro
 from jax.sharding import Mesh
 
-from alexnet_jax.config import BadInput, Config, DataConfig, Model, ModelConfig, OptimConfig, Precision
-from alexnet_jax.config.presets import preset
+from alexnet_jax.config import (
+    BadInput,
+    Config,
+    DataConfig,
+    Model,
+    ModelConfig,
+    OptimConfig,
+    Precision,
+    from_json,
+    preset,
+)
 from alexnet_jax.networks import columns
 
 Options = TypeVar("Options")
@@ -26,22 +38,28 @@ Options = TypeVar("Options")
 
 @dataclass(frozen=True)
 class Recipe:
-    """The options that say what is trained, and on what."""
+    """The options that define a network, its training and its data."""
 
-    config: tyro.conf.Positional[str] = "fashion"
-    """a preset, or a Python file that defines CONFIG"""
-    directory: Annotated[Path | None, tyro.conf.arg(name="data")] = None
-    """prepared data directory; by default the embedded 12,000 pictures of Fashion-MNIST"""
+    config: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[CONFIG]")] = "fashion"
+    """a preset, a run directory, or a Python file that defines CONFIG"""
+    directory: Annotated[Path | None, tyro.conf.arg(name="data", metavar="DIR")] = None
+    """prepared images; by default 12,000 of Fashion-MNIST"""
     seed: int = 0
-    """of the initial weights, the order of the pictures, crops, flips, colours and dropout"""
+    """of every random draw"""
     precision: Precision = "float32"
-    """of what the layers compute; parameters, moments and updates are float32 with either"""
+    """of the layers' arithmetic; parameters stay float32"""
     model: tyro.conf.FlagConversionOff[Model] = ModelConfig()
     optim: tyro.conf.FlagConversionOff[OptimConfig] = OptimConfig()
     data: tyro.conf.FlagConversionOff[DataConfig] = DataConfig()
 
 
 CONFIG_FIELDS = ("seed", "precision", "model", "optim", "data")
+
+_FIELDS = """
+
+Every field of the config is an option, too: --model.dropout 0, --model.activation gelu, --optim.rate 0.02,
+--optim.epochs 5, --data.flip False. --help-all lists them with what they mean.
+"""
 
 RecipeOptions = TypeVar("RecipeOptions", bound=Recipe)
 
@@ -51,9 +69,13 @@ def main(command: Callable[[], None]) -> None:
     keep_compiled()
     try:
         command()
+        sys.stdout.flush()
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still buffered
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         if error.filename is None:
             raise
@@ -61,8 +83,16 @@ def main(command: Callable[[], None]) -> None:
         sys.exit(2)
 
 
-def parse(kind: type[Options], default: Options | None = None, arguments: list[str] | None = None) -> Options:
-    """The options of a command as the dataclass `kind`. Raises BadInput where they cannot be read."""
+def parse(
+    kind: type[Options],
+    default: Options | None = None,
+    arguments: list[str] | None = None,
+    about: str | None = None,
+) -> Options:
+    """The options of a command as the dataclass `kind`. Raises BadInput if they cannot be parsed.
+
+    about: the description shown by --help; by default the docstring of `kind`.
+    """
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):
@@ -70,7 +100,8 @@ def parse(kind: type[Options], default: Options | None = None, arguments: list[s
                 kind,
                 default=default,
                 args=arguments,
-                description=kind.__doc__,
+                prog=f"python -m alexnet_jax.{command()}",
+                description=about or kind.__doc__,
                 config=(tyro.conf.AvoidSubcommands,),
             )
             return parsed
@@ -80,21 +111,33 @@ def parse(kind: type[Options], default: Options | None = None, arguments: list[s
         raise BadInput(f"{_sentence(message.getvalue())}; see --help") from None
 
 
+def command() -> str:
+    """The name of the running command."""
+    return Path(sys.argv[0]).stem
+
+
 def parse_recipe(kind: type[RecipeOptions]) -> tuple[RecipeOptions, Config]:
-    """The options, with the values of the preset that is named first as their defaults, and the config they make."""
-    arguments = sys.argv[1:]
-    name = arguments[0] if arguments and not arguments[0].startswith("-") else Recipe.config
+    """The options, whose defaults come from the config named first, and the resulting config.
+
+    `--help` shows the options people use most, `--help-all` every field of the config as well.
+    """
+    name = sys.argv[1] if sys.argv[1:] and not sys.argv[1].startswith("-") else Recipe.config
     base = named_config(name)
     given = {field: getattr(base, field) for field in CONFIG_FIELDS}
-    options = parse(kind, kind(name, **given), arguments)
+    if "--help-all" in sys.argv:
+        parse(kind, kind(name, **given), ["--help"])
+    elif {"-h", "--help"}.intersection(sys.argv):
+        fields = [(part, tyro.conf.Suppress[Any]) for part in ("model", "optim", "data")]  # type: ignore[misc]
+        short = make_dataclass("Options", fields, bases=(kind,), frozen=True)
+        parse(short, short(name, **given), ["--help"], f"{kind.__doc__}{_FIELDS}")
+    options = parse(kind, kind(name, **given))
     if options.config != name:
-        command = Path(sys.argv[0]).stem
-        raise BadInput(f"give the preset or file first: python -m alexnet_jax.{command} {options.config} ...")
+        raise BadInput(f"give the config first: python -m alexnet_jax.{command()} {options.config} ...")
     return options, replace(base, **{field: getattr(options, field) for field in CONFIG_FIELDS})
 
 
 def _sentence(message: str) -> str:
-    """What tyro says in a frame, without the frame and the help."""
+    """Tyro's message without its frame and help."""
     sections = [""]
     for line in message.splitlines():
         if re.match(r"[╭╰]|[\s│]*[─-]{10}", line):
@@ -102,55 +145,58 @@ def _sentence(message: str) -> str:
         else:
             sections[-1] += " " + line.strip(" │")
     said = [" ".join(section.split()) for section in sections if section.strip()]
-    if not message.startswith("╭"):  # where the terminal has no frames, the title is a section of its own
+    if not message.startswith("╭"):  # without frames the title is a section of its own
         said = said[1:]
     meant = re.search(r"Perhaps you meant: (--\S+)", " ".join(said))
     return said[0].rstrip(".") + (f"; perhaps you meant {meant[1]}" if meant else "")
 
 
 def named_config(name: str) -> Config:
-    """The preset of that name, or CONFIG of that Python file. Raises BadInput."""
+    """The preset of that name, the config of that run directory, or CONFIG of that Python file. Raises BadInput."""
+    written = Path(name) / "config.json"
+    if written.is_file():
+        return from_json(written.read_text())
     if not name.endswith(".py"):
         try:
             return preset(name)
         except BadInput as error:
-            raise BadInput(f"{error}; or give a file ending in .py") from None
+            raise BadInput(f"{error}; or give a run directory, or a file ending in .py") from None
     if not Path(name).is_file():
         raise BadInput(f"there is no file {name}")
     try:
         config = runpy.run_path(name).get("CONFIG")
-    except Exception as error:  # whatever the user's file raises
+    except Exception as error:  # the user's file may raise anything
         raise BadInput(f"{name} cannot be run: {type(error).__name__}: {error}") from error
     if not isinstance(config, Config):
         raise BadInput(f"{name} does not define CONFIG, an alexnet_jax Config")
     return config
 
 
-def make_cpu_devices() -> None:
-    """Two CPU devices, so that the columns' exchanges are real on a machine without accelerators.
+def make_cpu_devices(mesh: str = "auto") -> None:
+    """Makes as many CPU devices as `--mesh` asks for, so that exchanges are real on a machine without accelerators.
 
-    Must come before the first use of a device; JAX_NUM_CPU_DEVICES and XLA_FLAGS have the last word.
+    "auto" makes two. Must run before a device is first used. JAX_NUM_CPU_DEVICES and XLA_FLAGS take precedence.
     """
     asked: int = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]
     if asked < 0 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", 2)
+        jax.config.update("jax_num_cpu_devices", 2 if mesh == "auto" else max(1, math.prod(sizes_of(mesh))))
 
 
 def keep_compiled() -> None:
-    """Lets JAX keep what it compiles in the user's cache directory, so that the next start need not compile it again.
+    """Lets JAX keep compiled programs in the user's cache directory, so that the next start does not compile them again.
 
-    JAX_COMPILATION_CACHE_DIR says where else, JAX_ENABLE_COMPILATION_CACHE=false that nowhere. Where nothing can be
-    written there is no cache.
+    JAX_COMPILATION_CACHE_DIR names another directory and JAX_ENABLE_COMPILATION_CACHE=false turns the cache off. If the
+    directory cannot be written, there is no cache.
     """
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # a small network's parts add up, too
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # many small programs add up
     if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         return
     caches = "~/Library/Caches" if sys.platform == "darwin" else os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     try:
         directory = Path(caches).expanduser() / "alexnet_jax" / "xla"
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)  # who writes there decides what runs here
-    except (OSError, RuntimeError):  # a file in the way, nowhere to write, no home
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)  # its contents are executed
+    except (OSError, RuntimeError):  # a file is in the way, it cannot be written, there is no home
         return
     there = directory.stat()
     if there.st_uid == os.getuid() and not there.st_mode & 0o022 and os.access(directory, os.W_OK | os.X_OK):
@@ -158,11 +204,12 @@ def keep_compiled() -> None:
 
 
 def keep_memory() -> None:
-    """Lets the process keep the memory that a step gives back, for the next one.
+    """Lets the process keep the memory that a step frees and use it for the next step.
 
-    On a CPU XLA asks for a step's working memory anew each time. glibc takes large blocks from the system and returns
-    them, 190,000 page faults a step of `cuda_convnet` with a batch of 32 and a tenth of its time. Here all come from
-    one heap that does not shrink. Before the first use of a device; without glibc nothing is changed.
+    On a CPU XLA allocates a step's working memory anew each time, and glibc takes large blocks from the system and
+    returns them. For `cuda_convnet` with a batch of 32 that is 190,000 page faults and a tenth of the step's time. Here
+    all blocks come from one heap that does not shrink. Must run before a device is first used. Does nothing without
+    glibc.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -171,24 +218,28 @@ def keep_memory() -> None:
         ctypes.CDLL(None).mallopt(parameter, value)
 
 
+def given(option: str, default: str) -> str:
+    """The value of an option on the command line, before it is parsed."""
+    for before, argument in pairwise(["", *sys.argv[1:]]):
+        if before == option:
+            return argument
+        if argument.startswith(f"{option}="):
+            return argument.partition("=")[2]
+    return default
+
+
 def mesh_of(text: str, config: Config) -> Mesh:
-    """The mesh of `--mesh D,C`, or for "auto" the one that suits the machine. Raises BadInput."""
-    columns_ = config.model.columns
+    """The mesh of `--mesh D,C`; for "auto", the one that suits the machine. Raises BadInput."""
     if text == "auto":
-        devices = jax.device_count()
-        if columns_ == 1:
-            data, column = (1 if jax.default_backend() == "cpu" else devices), 1
-        elif devices == 1 or columns_ != 2:
-            data, column = 1, 1
-        elif jax.default_backend() == "cpu":
-            data, column = 1, 2
-        else:
-            data, column = devices // 2, 2
-    else:
-        sizes = text.split(",")
-        if len(sizes) != 2 or not all(size.strip().isdigit() for size in sizes):
-            raise BadInput(f"--mesh {text} is not D,C, the sizes of the data and the column axis, as in --mesh 1,2")
-        data, column = map(int, sizes)
-    mesh = columns.make_mesh(data, column)
+        return columns.suitable_mesh(config.model.columns)
+    mesh = columns.make_mesh(*sizes_of(text))
     columns.columns_here(config.model, mesh)
     return mesh
+
+
+def sizes_of(text: str) -> tuple[int, int]:
+    """D and C of `--mesh D,C`. Raises BadInput."""
+    sizes = text.split(",")
+    if len(sizes) != 2 or not all(size.strip().isdigit() for size in sizes):
+        raise BadInput(f"--mesh {text} is not D,C, the sizes of the data and the column axis, as in --mesh 1,2")
+    return int(sizes[0]), int(sizes[1])

@@ -3,23 +3,19 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import jax
 import jax.export
 import jax.numpy as jnp
-import numpy as np
 import tyro
 from jax import Array
 
 from alexnet_jax import command_line
-from alexnet_jax.config import BadInput, Config
+from alexnet_jax.config import BadInput
 from alexnet_jax.data import augment
-from alexnet_jax.data.imagenet import imagenet_classes
 from alexnet_jax.networks import functional
 from alexnet_jax.training import checkpoint
-from alexnet_jax.weights.found import to_params
-from alexnet_jax.weights.read import read
+from alexnet_jax.training.trained import Trained, trained
 
 STABLEHLO = ".stablehlo"
 
@@ -39,38 +35,7 @@ class Options:
     """what to make"""
 
 
-class Source(NamedTuple):
-    """A network that was trained before, here or elsewhere."""
-
-    config: Config
-    params: dict[str, dict[str, Any]]
-    statistics: augment.Statistics
-    classes: list[str]
-    image_shape: tuple[int, int, int]
-    """of the pictures that its crops are cut from"""
-    foreign: bool
-    """whether it comes from another program, whose classes are known by their numbers alone"""
-
-
-def source(path: Path) -> Source:
-    """The network in a run, a checkpoint or a file of weights. Raises BadInput where there is none."""
-    if not path.is_file():
-        found = checkpoint.find(path)
-        H, W, C = found.data["image_shape"]
-        statistics = augment.Statistics(**found.statistics())
-        foreign = found.data["fingerprint"] is None
-        return Source(found.config, found.params(), statistics, found.data["classes"], (H, W, C), foreign)
-    there = read(path)
-    params, model = to_params(there), there.model
-    classes = imagenet_classes() if model.classes == 1000 else [str(number) for number in range(model.classes)]
-    # All of them cut their crops from pictures of 256; of the training pictures' colours their files say nothing.
-    side = max(256, model.image_size)
-    mean_HWC = np.broadcast_to(there.mean_C.astype(np.float32), (side, side, 3))
-    statistics = augment.Statistics(mean_HWC.copy(), np.zeros(3, np.float32), np.eye(3, dtype=np.float32))
-    return Source(there.config, params, statistics, classes, (side, side, 3), foreign=True)
-
-
-def stablehlo(there: Source) -> bytes:
+def stablehlo(there: Trained) -> bytes:
     """The network with its weights as a program for CPU, CUDA, ROCm and TPU, serialised."""
     config = there.config
     forward = functional.forward(config.model, precision=config.precision)
@@ -97,7 +62,7 @@ def convert() -> None:
         raise BadInput(f"{dst} is there already; give another name")
     if not out and src.is_dir() and checkpoint.find(src):
         raise BadInput(f"{src} is a run already; give a DST that ends in {STABLEHLO} to take its network out")
-    there = source(src)
+    there = trained(src)
     unfinished = dst.with_name(f"{dst.name}.incomplete")
     dst.parent.mkdir(parents=True, exist_ok=True)
     if out:

@@ -22,10 +22,11 @@ from alexnet_jax import command_line
 from alexnet_jax.config import Config, Model
 from alexnet_jax.data.pictures import fit
 from alexnet_jax.data.records import EMBEDDED, TRAIN, VALIDATION, Records
+from alexnet_jax.data.views import augmentation
 from alexnet_jax.data.writing import write
-from alexnet_jax.evaluate import check_fit
 from alexnet_jax.networks import columns, functional
-from alexnet_jax.train import augmentation, fit_classes
+from alexnet_jax.training.fit import fit_classes
+from alexnet_jax.training.meter import check_fit
 from alexnet_jax.training.optimiser import Rates, check_layers, moments, rates, update
 from alexnet_jax.training.progress import Progress
 
@@ -86,7 +87,7 @@ def batch_of(config: Config, records: Records) -> tuple[Array, Array]:
     """The first images of the set as the network sees them in training, and their labels."""
     count = min(IMAGES, records.examples(TRAIN))
     taken = records.gather(TRAIN, np.arange(count))
-    look = jax.jit(augmentation(config, records, columns.make_mesh()))
+    look = jax.jit(augmentation(config, records.statistics, columns.make_mesh()))
     return look(taken["image"], jax.random.key(config.seed), jnp.float32(1)), jnp.asarray(taken["label"])
 
 
@@ -95,7 +96,7 @@ def examine(config: Config, records: Records, steps: Iterable[int] = range(STEPS
     views, labels = batch_of(config, records)
     forward = functional.forward(config.model, precision=config.precision)
     features = functional.features(config.model)  # float32, so that small differences are seen
-    rate = rates(config.optim, 0.0, Progress())
+    rate = rates(config.optim, max(schedule.warmup for schedule in config.optim.schedules), Progress())
 
     def loss(params: Any, key: Array) -> Array:
         logits = forward(params, views, key=key, train=True)

@@ -21,7 +21,7 @@ from rich.table import Table
 from alexnet_jax import command_line
 from alexnet_jax.config import BadInput, Config
 from alexnet_jax.data import augment, pictures
-from alexnet_jax.evaluate import test_views
+from alexnet_jax.data.views import test_views
 from alexnet_jax.networks import columns, functional
 from alexnet_jax.training import checkpoint
 from alexnet_jax.training.step import make_probabilities
@@ -102,10 +102,11 @@ def progress(batches: list[list[Path]]) -> Iterator[list[Path]]:
 def predict() -> None:
     options = command_line.parse(Options)
     command_line.keep_memory()
-    command_line.make_cpu_devices()
+    command_line.make_cpu_devices(options.mesh)
     if not options.images:
         raise BadInput("there are no pictures to look at; give files, folders or patterns behind the model")
     found = checkpoint.find(options.model)
+    found.check_network()
     paths = pictures.find(options.images)
     mesh = command_line.mesh_of(options.mesh, found.config)
     data = mesh.shape[columns.DATA]

@@ -2,7 +2,6 @@
 
 from alexnet_jax.config.errors import BadInput, printable
 from alexnet_jax.config.networks import (
-    Activation,
     CifarConfig,
     Conv,
     Dense,
@@ -21,7 +20,6 @@ from alexnet_jax.config.written import diff, flat, from_json, to_json
 
 __all__ = [
     "PRESETS",
-    "Activation",
     "BadInput",
     "CifarConfig",
     "Config",

@@ -1,9 +1,13 @@
 """The networks as frozen dataclasses. The defaults of `ModelConfig` are the paper's printed values (section 3.5)."""
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import ClassVar, Literal
+
+import jax
 
 from alexnet_jax.config.errors import BadInput
 
@@ -87,7 +91,22 @@ class ResponseNorm:
             )
 
 
-Activation = Literal["relu", "tanh", "sigmoid"]
+@cache
+def activations() -> tuple[str, ...]:
+    """The functions of `jax.nn` that take one array and treat each of its elements alike, by name."""
+    found = []
+    for name, function in inspect.getmembers(jax.nn, callable):
+        parameters = inspect.signature(function).parameters
+        required = [parameter.name for parameter in parameters.values() if parameter.default is parameter.empty]
+        if required == ["x"] and "axis" not in parameters:
+            found.append(name)
+    return tuple(found)
+
+
+def check_activation(name: str) -> None:
+    """Raises BadInput where `jax.nn` has no such activation."""
+    if name not in activations():
+        raise BadInput(f"model.activation is {name!r}; it is one of jax.nn's {', '.join(activations())}")
 
 
 @dataclass(frozen=True)
@@ -104,7 +123,8 @@ class ModelConfig:
     """columns, each with its share of every layer's kernels"""
     columns_meet: bool = True
     """whether conv3, conv6, fc6 and fc7 read all columns; otherwise the columns meet only in the logits"""
-    activation: Activation = "relu"
+    activation: str = "relu"
+    """a function of jax.nn that takes one array: relu, tanh, sigmoid, gelu .. (section 3.1)"""
     pool: Pool = Pool()
     ragged: tuple[Literal["pool1", "pool2", "pool5"], ...] = ("pool1", "pool2", "pool5")
     """poolings whose last window may reach over the bottom and right border, as in cuda-convnet and Caffe"""
@@ -148,6 +168,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.columns < 1:
             raise BadInput(f"model.columns is {self.columns}; a network has at least one column")
+        check_activation(self.activation)
         if not 0 <= self.dropout < 1:
             raise BadInput(f"model.dropout is {self.dropout:g}; it is a probability from 0 up to but not 1")
         widths = {f"{name}.kernels": conv.kernels for name, conv in self.convs.items()}
@@ -177,7 +198,7 @@ class TutorialConfig:
     network: Literal["tutorial"] = "tutorial"
     image_size: int = 28
     channels: int = 1
-    activation: Activation = "relu"
+    activation: str = "relu"
     pool: Pool = Pool(size=2, stride=2)
     norm: bool = True
     lrn: ResponseNorm = ResponseNorm(k=1.0, n=9, alpha=0.001 / 9)
@@ -205,6 +226,7 @@ class TutorialConfig:
         return {"conv1": self.conv1, "conv2": self.conv2, "conv3": self.conv3}
 
     def __post_init__(self) -> None:
+        check_activation(self.activation)
         if not 0 <= self.dropout < 1:
             raise BadInput(f"model.dropout is {self.dropout:g}; it is a probability from 0 up to but not 1")
         widths = {f"{name}.kernels": conv.kernels for name, conv in self.convs.items()}
@@ -226,7 +248,7 @@ class CifarConfig:
     network: Literal["cifar"] = "cifar"
     image_size: int = 32
     channels: int = 3
-    activation: Activation = "relu"
+    activation: str = "relu"
     pool1: Pool = Pool()
     pool2: Pool = Pool("average")
     pool3: Pool = Pool("average")
@@ -252,6 +274,7 @@ class CifarConfig:
         return {name: layer for name, layer in layers.items() if layer}
 
     def __post_init__(self) -> None:
+        check_activation(self.activation)
         for name, layer in self.convs.items():
             if name.startswith("local") and layer.then != ("activation",):
                 raise BadInput(f"model.{name}.then is {layer.then}; behind a local layer there is its activation alone")

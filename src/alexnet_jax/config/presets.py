@@ -100,7 +100,6 @@ CAFFE = Config(
         decay_biases=False,
         bias_rate=2.0,
         schedule=_CAFFE_SCHEDULE,
-        bias_schedule=_CAFFE_SCHEDULE,
     ),
     data=DataConfig(square="warp", colour_noise="none", reshuffle=False),
 )
@@ -151,7 +150,7 @@ ONE_WEIRD_TRICK = Config(
         fc7=_pytorch(Dense(4096), 4096),
         fc8=_pytorch(Dense(1000), 4096),
     ),
-    optim=OptimConfig(batch=256, decay=1e-4, schedule=_THIRTIES, bias_schedule=_THIRTIES),
+    optim=OptimConfig(batch=256, decay=1e-4, schedule=_THIRTIES),
     data=DataConfig(scale=1 / (255 * 0.226), colour_noise="none"),
 )
 
@@ -179,7 +178,6 @@ FASHION = Config(
         rate=0.04,
         decay_biases=False,
         schedule=_FALL,
-        bias_schedule=_FALL,
         layer_rates=(("conv1", 0.01),),
     ),
     data=DataConfig(pad=2, colour_noise="none"),
@@ -197,7 +195,6 @@ TUTORIAL = Config(
         rate=0.001,
         decay=0.0,
         schedule=Schedule("constant"),
-        bias_schedule=Schedule("constant"),
     ),
     data=DataConfig(crop=False, flip=False, mean="none", scale=1 / 255, colour_noise="none"),
 )
@@ -213,7 +210,6 @@ CIFAR = Config(
         decay=0.0,
         bias_rate=2.0,
         schedule=Schedule("constant"),
-        bias_schedule=Schedule("constant"),
     ),
     data=DataConfig(crop=False, flip=False, colour_noise="none", reshuffle=False),
 )
@@ -282,7 +278,14 @@ PRESETS = {
 
 
 def preset(name: str) -> Config:
-    """The preset of that name. Raises BadInput, which names those there are."""
+    """The config of that name, with .model, .optim, .data, .seed and .precision; all are frozen dataclasses.
+
+    `dataclasses.replace` makes variations. Presets and sources are listed in docs/fidelity.md. Raises BadInput where
+    there is no such preset, and names those there are.
+
+    >>> config = alexnet.preset("fashion")
+    >>> config = replace(config, model=replace(config.model, dropout=0.0))
+    """
     if name not in PRESETS:
         raise BadInput(f"there is no preset {name!r}; there are {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -14,11 +14,13 @@ from alexnet_jax.config.networks import Model, ModelConfig
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a rate falls over the run: the factor in (0, 1] that multiplies it."""
+    """How a learning rate changes over the run: the factor from 0 to 1 that multiplies it."""
 
-    kind: Literal["constant", "steps", "staircase", "plateau"] = "constant"
-    """steps: at each of `epochs`; staircase: over `stairs` equal parts of the run (cuda-convnet's dexp);
-    plateau: when the validation error stops improving (section 5)"""
+    kind: Literal["constant", "steps", "staircase", "plateau", "cosine"] = "constant"
+    """steps: it drops at each of `epochs`; staircase: over `stairs` equal parts of the run (cuda-convnet's dexp);
+    plateau: when the validation error stops improving (section 5); cosine: from 1 to 0 along half a wave"""
+    warmup: float = 0.0
+    """epochs at the start over which the rate rises linearly from 0"""
     factor: float = 10.0
     """the rate is divided by it: at each drop (steps, plateau), or over the whole run (staircase)"""
     epochs: tuple[float, ...] = ()
@@ -36,14 +38,17 @@ class Schedule:
                 f"a schedule has factor {self.factor:g}, {self.stairs} stairs and patience {self.patience}; "
                 f"the factor is more than 0, the others at least 1"
             )
+        if not 0 <= self.warmup < math.inf:
+            raise BadInput(f"a schedule has a warmup of {self.warmup:g} epochs; give 0 or more")
 
 
 @dataclass(frozen=True)
 class OptimConfig:
     """Stochastic gradient descent of section 5: v <- momentum v - decay rate w - rate g;  w <- w + v."""
 
-    rule: Literal["sgd", "adam"] = "sgd"
-    """adam: Kingma and Ba's, with its usual constants, in place of momentum"""
+    rule: Literal["sgd", "adam", "adamw", "lars", "lamb"] = "sgd"
+    """lars: sgd whose rate each kernel multiplies by its own trust ratio (You and others 2017); adam (Kingma and Ba
+    2015), adamw (Loshchilov and Hutter 2019) and lamb (You and others 2020) have no momentum but their usual means"""
     batch: int = 128
     epochs: float = 90.0
     """length of the run, and what a staircase is laid over"""
@@ -51,13 +56,15 @@ class OptimConfig:
     momentum: float = 0.9
     decay: float = 0.0005
     """weight decay, multiplied by the rate"""
+    trust: float = 0.001
+    """lars: trust coefficient"""
     decay_biases: bool = True
     bias_rate: float = 1.0
     """the biases' rate, in units of `rate`"""
     schedule: Schedule = Schedule("plateau")
     """of the weights' rate"""
-    bias_schedule: Schedule = Schedule("plateau")
-    """of the biases' rate"""
+    bias_schedule: Schedule | None = None
+    """of the biases' rate; None is that of the weights"""
     layer_rates: tuple[tuple[str, float], ...] = ()
     """layers and what their rates are multiplied by, as in `conv1 0.01`; 0 freezes a layer entirely"""
     layer_decays: tuple[tuple[str, float], ...] = ()
@@ -68,10 +75,17 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise BadInput(f"optim.batch is {self.batch}; it is at least 1")
-        for name in ("epochs", "rate"):
+        for name in ("epochs", "rate", "trust"):
             value = getattr(self, name)
             if not 0 < value < math.inf:
                 raise BadInput(f"optim.{name} is {value:g}; it is more than 0 and finite")
+        if self.bias_schedule == self.schedule:  # one way to write it, so that equal runs have equal configs
+            object.__setattr__(self, "bias_schedule", None)
+
+    @property
+    def schedules(self) -> tuple[Schedule, Schedule]:
+        """Of the weights' rate and of the biases'."""
+        return self.schedule, self.bias_schedule or self.schedule
 
 
 @dataclass(frozen=True)
@@ -128,6 +142,8 @@ class Config:
     """of the initial weights, the order of the pictures, crops, flips, colours and dropout"""
     precision: Precision = "float32"
     """of what the layers compute; parameters, moments and updates are float32 with either"""
+    own: tuple[tuple[str, str], ...] = ()
+    """parts that `fit` was given as the caller's own code, which this config cannot hold: each with its name"""
 
     def __post_init__(self) -> None:
         check_precision(self.precision)

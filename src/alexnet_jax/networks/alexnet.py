@@ -1,5 +1,6 @@
 """AlexNet (section 3.5), written once for a device that holds some of its columns."""
 
+from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
@@ -13,13 +14,15 @@ from alexnet_jax.networks.modules import Activations, Convolution, Draw, FullyCo
 class AlexNet(nn.Module):
     """The network from the point of view of a device that holds `here` of its columns.
 
-    The other columns are on the mesh axis `axis`; None means that all are here. Returns every activation by its
-    name, the logits as "fc8". On a mesh the channels are this device's.
+    The other columns are on the mesh axis `axis`; None means that all of them are here. Returns every activation by
+    name, the logits as "fc8". On a mesh they have this device's channels.
     """
 
     config: ModelConfig
     here: int
     axis: str | None = None
+    own_norm: Callable[[Array], Array] | None = None
+    """replaces LRN on one column's maps"""
 
     @nn.compact
     def __call__(self, images_BHWC: Array, draw: Draw | None = None) -> Activations:
@@ -37,7 +40,7 @@ class AlexNet(nn.Module):
                 layer.then,
                 x,
                 acts,
-                activation=layers.ACTIVATIONS[net.activation],
+                activation=layers.activation(net.activation),
                 pool=lambda name, x: layers.pool(x, net.pool, ragged=name in net.ragged),
                 norm=self.lrn if net.norm else None,
                 map_norm=partial(layers.map_norm, norm=net.map_norm) if net.norm else None,
@@ -50,10 +53,10 @@ class AlexNet(nn.Module):
 
         def dense(name: str, x: Array, blind: int) -> Array:
             x = FullyConnected(getattr(net, name), self.share, blind, name=name)(meet(drop(name, x)))
-            acts[name] = layers.ACTIVATIONS[net.activation](x)
+            acts[name] = layers.activation(net.activation)(x)
             return acts[name]
 
-        x = conv("conv1", images_BHWC, blind=1)  # every column reads the whole picture
+        x = conv("conv1", images_BHWC, blind=1)  # every column reads the whole image
         x = conv("conv2", x, blind=self.here)
         x = conv("conv3", meet(x), blind=seen)
         x = conv("conv4", x, blind=self.here)
@@ -66,12 +69,14 @@ class AlexNet(nn.Module):
         return acts
 
     def share(self, width: int) -> int:
-        """How much of a layer's width is here."""
+        """This device's part of a layer's width."""
         return width * self.here // self.config.columns
 
     def lrn(self, x: Array) -> Array:
-        """LRN whose windows end at the border of each column, or, as Caffe's, of all of them."""
+        """LRN with windows that end at the column's border or, as in Caffe, cross it; or the caller's own norm."""
         norm = self.config.lrn
+        if self.own_norm:
+            return layers.in_columns(self.own_norm, self.here, x)
         if not self.config.lrn_across_columns:
             return layers.lrn(x, norm, self.here)
         return columns.across_columns(partial(layers.lrn, norm=norm, columns=1), x, *norm.reach, self.axis)

@@ -1,5 +1,6 @@
-"""The CIFAR-10 networks of cuda-convnet (its example-layers): four layers as in Figure 1, or two of them local."""
+"""The CIFAR-10 networks of cuda-convnet's example-layers: four layers as in Figure 1, or with two local layers."""
 
+from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
@@ -16,6 +17,7 @@ class Cifar(nn.Module):
     config: CifarConfig
     here: int = 1
     axis: str | None = None
+    own_norm: Callable[[Array], Array] | None = None
 
     @nn.compact
     def __call__(self, images_BHWC: Array, draw: Draw | None = None) -> Activations:
@@ -29,9 +31,9 @@ class Cifar(nn.Module):
                 layer.then,
                 kind(layer, name=name)(x),
                 acts,
-                activation=layers.ACTIVATIONS[net.activation],
+                activation=layers.activation(net.activation),
                 pool=lambda name, x: layers.pool(x, getattr(net, name)),
-                norm=partial(layers.lrn, norm=net.lrn, columns=1) if net.norm else None,
+                norm=(self.own_norm or partial(layers.lrn, norm=net.lrn, columns=1)) if net.norm else None,
             )
 
         x = images_BHWC

@@ -1,8 +1,8 @@
-"""Columns over devices: the mesh, where every parameter lies, and every collective of the package.
+"""Columns over devices: the mesh, the layout of every parameter, and every collective of the package.
 
-The network is written from the point of view of a device that holds some of the columns. Every parameter has
-the paper's whole shape; its last axis is column 0's kernels, then column 1's, and cutting that axis over the
-mesh axis `column` gives each device its own. The logits' layer alone is cut on its inputs.
+The network is written from the point of view of a device that holds some of the columns. Every parameter has the
+paper's full shape. Its last axis holds column 0's kernels, then column 1's, and cutting that axis over the mesh axis
+`column` gives each device its own. Only the logits' layer is cut on its inputs instead.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,10 @@ LOGITS = {network.logits for network in (ModelConfig, TutorialConfig, CifarConfi
 def make_mesh(data: int = 1, columns: int = 1) -> Mesh:
     """A mesh of data x columns devices: (1, 2) is 2012, (N, 2) is 2012 times N, (N, 1) plain data parallelism.
 
-    Raises BadInput where there are fewer devices.
+    Its axes are called "data" and "column". Raises BadInput where there are fewer devices.
+
+    >>> dict(alexnet.make_mesh(data=1, columns=2).shape)
+    {'data': 1, 'column': 2}
     """
     needed, there = data * columns, jax.devices()
     if min(data, columns) < 1:
@@ -37,12 +40,20 @@ def make_mesh(data: int = 1, columns: int = 1) -> Mesh:
             f"a mesh of {data},{columns} needs {needed} devices and there are {len(there)} ({there[0].platform}); "
             f"{more}, or give a smaller mesh"
         )
-    # Sizes by position and explicit axis types: both changed between the JAX versions we support.
+    # Sizes by position and explicit axis types, as both changed between the JAX versions we support.
     return jax.make_mesh((data, columns), (DATA, COLUMN), axis_types=(AxisType.Auto,) * 2, devices=there[:needed])
 
 
+def suitable_mesh(columns: int) -> Mesh:
+    """The default mesh for a network with this many columns: two columns get a pair of devices, if there is one."""
+    devices, on_cpus = jax.device_count(), jax.default_backend() == "cpu"
+    if columns == 2 and devices > 1:
+        return make_mesh(1 if on_cpus else devices // 2, 2)
+    return make_mesh(devices if columns == 1 and not on_cpus else 1, 1)
+
+
 def columns_here(model: Model, mesh: Mesh | None) -> int:
-    """How many of the network's columns one device holds. Raises BadInput where they cannot be shared equally."""
+    """How many of the network's columns one device holds. Raises BadInput if they do not divide evenly."""
     devices = 1 if mesh is None else mesh.shape[COLUMN]
     if model.columns % devices:
         raise BadInput(
@@ -53,7 +64,7 @@ def columns_here(model: Model, mesh: Mesh | None) -> int:
 
 
 def specs(tree: Any) -> Any:
-    """The whole parallel plan: the PartitionSpec of every array of a tree that names layers, whatever is around it."""
+    """The whole parallel plan: a PartitionSpec for every array of a tree whose paths name the layers."""
 
     def spec(path: tuple[Any, ...], array: Any) -> P:
         names = [getattr(part, "key", getattr(part, "name", None)) for part in path]
@@ -65,21 +76,50 @@ def specs(tree: Any) -> Any:
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:
-    """`specs` on a mesh. On a mesh of one device nothing is cut, and a step leaves it at that."""
+    """`specs` as shardings on a mesh. A mesh of one device cuts nothing, and a step returns its state that way."""
     plan = specs(tree)
     if mesh.size == 1:
         plan = jax.tree.map(lambda _: P(), plan, is_leaf=lambda x: isinstance(x, P))
     return jax.tree.map(partial(NamedSharding, mesh), plan, is_leaf=lambda x: isinstance(x, P))
 
 
+def everywhere(tree: Any, mesh: Mesh) -> Any:
+    """The layout of a network without columns: a full copy of every array on every device."""
+    return jax.tree.map(lambda _: NamedSharding(mesh, P()), tree)
+
+
+def like(tree: Any, params: Any, layout: Any, mesh: Mesh) -> Any:
+    """The layout of an optimiser's state: an array with a parameter's name and shape is laid out like that parameter.
+
+    params: arrays or their shapes; layout: their shardings. Every device gets a full copy of every other array.
+    """
+    flat, places = jax.tree.leaves_with_path(params), jax.tree.leaves(layout)
+    lies = {(path, array.shape): place for (path, array), place in zip(flat, places, strict=True)}
+
+    def place(path: tuple[Any, ...], array: Any) -> NamedSharding:
+        ends = (path[start:] for start in range(len(path)))
+        found = (lies[end, array.shape] for end in ends if (end, array.shape) in lies)
+        return next(found, NamedSharding(mesh, P()))
+
+    return jax.tree.map_with_path(place, tree)
+
+
 def shard(params: Any, model: Model, mesh: Mesh) -> Any:
-    """Lays parameters of whole shapes over a mesh. Raises BadInput where the columns do not divide."""
+    """Lays parameters over a mesh: each column's kernels on the device that holds the column.
+
+    params: as `init` returns them, in full shapes. Raises BadInput if the columns do not divide evenly.
+
+    >>> model, mesh = alexnet.preset("fashion").model, alexnet.make_mesh(data=1, columns=2)
+    >>> params = alexnet.shard(alexnet.init(model, jax.random.key(0)), model, mesh)
+    >>> [part.data.shape for part in params["conv2"]["kernel"].addressable_shards]
+    [(3, 3, 16, 32), (3, 3, 16, 32)]
+    """
     columns_here(model, mesh)
     return jax.device_put(params, shardings(params, mesh))
 
 
 def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh, size: int) -> dict[str, Array]:
-    """Lays this process's part (`rows`) of a global batch of `size` examples over the data axis."""
+    """Lays this process's rows of a global batch of `size` examples over the data axis."""
     layout = NamedSharding(mesh, P(DATA))
     return {
         name: jax.make_array_from_process_local_data(layout, part, (size, *part.shape[1:]))
@@ -88,7 +128,7 @@ def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh, size: int) -> dict[str
 
 
 def rows(mesh: Mesh, size: int) -> slice:
-    """The part of a global batch that this process's devices need. Raises BadInput where the batch does not divide."""
+    """The rows of a global batch that this process's devices need. Raises BadInput if the batch does not divide."""
     if size % mesh.shape[DATA]:
         raise BadInput(
             f"a batch of {size} cannot be shared by a data axis of {mesh.shape[DATA]}; "
@@ -100,38 +140,38 @@ def rows(mesh: Mesh, size: int) -> slice:
 
 
 def on_columns(per_device: Callable[..., Any], mesh: Mesh, columns: int, out_specs: Any) -> Callable[..., Any]:
-    """f(params, images_BHWC, key) that runs per_device(params, images, key, picture_B, column_N) on every device.
+    """f(params, images_BHWC, key) that runs per_device(params, images, key, index_B, column_N) on every device.
 
-    `picture_B` are the indices of the device's pictures in the global batch, `column_N` the columns it holds.
+    `index_B` are the positions of the device's images in the global batch, `column_N` the columns it holds.
     """
 
-    # Over a single device nothing is shared out, and nothing summed: saying otherwise costs a copy of every gradient.
+    # On a single device nothing is sharded or summed. Declaring it sharded would copy every gradient.
     shared = mesh.shape[DATA] > 1
     batch = P(DATA) if shared else P()
 
     def own(params: Any, images: Array, *rest: Any) -> Any:
-        # A layer with a gradient of its own must be told that what it reads differs from device to device. Nothing is
-        # sent for that; on the way back devices sum their gradients by what they hold in common, here.
+        # A layer with a custom gradient must know that its inputs differ between devices. This sends nothing forward.
+        # Backward, this is where devices sum the gradients of the parameters they share.
         if shared:
             params = jax.tree.map(partial(lax.pcast, axis_name=DATA, to="varying"), params)
         return per_device(params, lax.pcast(images, COLUMN, to="varying"), *rest)
 
     def whole(params: Any, images_BHWC: Array, key: Array | None) -> Any:
-        picture_B, column_N = jnp.arange(len(images_BHWC)), jnp.arange(columns)
+        index_B, column_N = jnp.arange(len(images_BHWC)), jnp.arange(columns)
         in_specs = (specs(params), batch, P(), batch, P(COLUMN))
         mapped = jax.shard_map(own, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
-        return mapped(params, images_BHWC, key, picture_B, column_N)
+        return mapped(params, images_BHWC, key, index_B, column_N)
 
     return whole
 
 
-def on_pictures(per_device: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """f(images_BHWC, *rest) that runs per_device(images, picture_B, *rest) on every device's pictures."""
+def on_images(per_device: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """f(images_BHWC, *rest) that runs per_device(images, index_B, *rest) on every device's images."""
 
     def whole(images_BHWC: Array, *rest: Any) -> Any:
-        picture_B = jnp.arange(len(images_BHWC))
+        index_B = jnp.arange(len(images_BHWC))
         in_specs = (P(DATA), P(DATA)) + (P(),) * len(rest)
-        return jax.shard_map(per_device, mesh=mesh, in_specs=in_specs, out_specs=P(DATA))(images_BHWC, picture_B, *rest)
+        return jax.shard_map(per_device, mesh=mesh, in_specs=in_specs, out_specs=P(DATA))(images_BHWC, index_B, *rest)
 
     return whole
 
@@ -139,19 +179,19 @@ def on_pictures(per_device: Callable[..., Any], mesh: Mesh) -> Callable[..., Any
 def exchange(x: Array, axis: str | None) -> Array:
     """Gives every column the channels of all columns: [.., C_column] -> [.., C]. The identity on one device.
 
-    Its gradient is a reduce-scatter: as many bytes back as out (cuda-convnet's layer.cu, fpropNext and bprop).
+    Its gradient is a reduce-scatter, which sends as many bytes back (cuda-convnet's layer.cu, fpropNext and bprop).
     """
     if axis is None:
         return x
     with jax.named_scope("exchange"):
-        # Columns first, as they arrive, and then beside each other. XLA would let all that leads to a gather along the
-        # last axis compute with the channels outermost: pool2 took ten times as long on a CPU.
+        # Gather along a new first axis and move it afterwards. If we gathered along the last axis, XLA would compute
+        # the layers before it with the channels outermost: pool2 took ten times as long on a CPU.
         x_NC = jnp.moveaxis(lax.all_gather(x, axis), 0, -2)
         return x_NC.reshape(*x.shape[:-1], -1)
 
 
 def sum_columns(x: Array, axis: str | None) -> Array:
-    """The sum of the columns' parts, known to all of them. The identity on one device."""
+    """The sum of the columns' parts, on every column. The identity on one device."""
     if axis is None:
         return x
     with jax.named_scope("sum_columns"):
@@ -159,16 +199,19 @@ def sum_columns(x: Array, axis: str | None) -> Array:
 
 
 def across_columns(layer: Callable[[Array], Array], x: Array, before: int, after: int, axis: str | None) -> Array:
-    """layer(x) of all columns' maps, where a map needs `before` maps in front of it and `after` behind it.
+    """layer(x) over the maps of all columns, where each map reads the `before` maps before it and the `after` next.
 
-    On one device that is all; on a mesh each neighbour sends the few maps at its border, zeros stand beyond the last.
+    On a mesh each column receives the maps at its neighbours' borders, and zeros at the outer ends. On one device
+    nothing is sent. Raises BadInput if a device holds fewer maps than the layer reads.
     """
     if axis is None:
         return layer(x)
     width, devices = x.shape[-1], lax.axis_size(axis)
     if width < max(before, after):
         reach = max(before, after)
-        raise BadInput(f"a device holds {width} maps, an LRN across columns reaches {reach} far; give --mesh 1,1")
+        raise BadInput(
+            f"a device holds {width} maps, and LRN across columns reads {reach} of its neighbour's; give --mesh 1,1"
+        )
     with jax.named_scope("across_columns"):
         up, down = [(i, i + 1) for i in range(devices - 1)], [(i + 1, i) for i in range(devices - 1)]
         left = lax.ppermute(lax.slice_in_dim(x, width - before, width, axis=-1), axis, up)

@@ -1,4 +1,4 @@
-"""The functional API: every network as pure functions of parameters and images, on one device or over a mesh."""
+"""The functional API: every network as pure functions of parameters and images, on one device or on a mesh."""
 
 import math
 from collections.abc import Callable
@@ -19,6 +19,7 @@ from alexnet_jax.networks.modules import Activations, Draw
 from alexnet_jax.networks.tutorial import Tutorial
 
 Params = dict[str, dict[str, Array]]
+Norm = Callable[[Array], Array]
 
 NETWORKS: dict[type, Any] = {ModelConfig: AlexNet, TutorialConfig: Tutorial, CifarConfig: Cifar}
 
@@ -30,79 +31,106 @@ class Forward(Protocol):
 
 
 def init(model: Model, key: Array) -> Params:
-    """Fresh parameters in the paper's whole shapes: {"conv1": {"kernel", "bias"}, ..., "fc8": ...}, float32."""
-    return jax.jit(lambda key: _whole(model).init(key, _picture(model))["params"])(key)
+    """Fresh parameters: {"conv1": {"kernel", "bias"}, .. "fc8": ..}, float32, in the paper's full shapes.
 
+    A kernel is [height, width, in, out] or [in, out]; its last axis is column 0's kernels, then column 1's, and `in` is
+    what one column sees of the layer before. Drawn from N(0, std^2) around the config's initial biases (section 5).
 
-def forward(model: Model, mesh: Mesh | None = None, precision: Precision = "float32") -> Forward:
-    """The network as a pure function from parameters and images to logits, on one device or over a mesh.
-
-    images: [B, image_size, image_size, channels] float, as the preset's data prepares them: scale 0 to 255 times
-    `data.scale`, mean already subtracted. `train=True` drops units, and needs `key`. The numbers are the same on every
-    layout, up to the order of sums. Differentiable in reverse mode. With the precision "bfloat16" the layers compute
-    in it and the columns exchange it; logits, and the gradient by float32 parameters, are float32.
-    Raises BadInput where the images do not fit the network, or the batch or the columns the mesh.
+    >>> params = alexnet.init(alexnet.preset("cuda_convnet").model, jax.random.key(0))
+    >>> params["conv2"]["kernel"].shape
+    (5, 5, 48, 256)
     """
-    apply = _apply(model, mesh, precision, lambda acts: acts[model.logits], P(columns.DATA))
+    return jax.jit(lambda key: _whole(model).init(key, _image(model))["params"])(key)
+
+
+def forward(
+    model: Model, mesh: Mesh | None = None, precision: Precision = "float32", *, norm: Norm | None = None
+) -> Forward:
+    """The network as a compiled pure function: (params, images, *, key=None, train=False) -> logits [B, K].
+
+    images: [B, image_size, image_size, channels] float, as the preset's data prepares them: pixels from 0 to 255, mean
+    subtracted, times `data.scale`. `train=True` drops units (section 4.2) and needs `key`, from which it draws the
+    masks. Differentiable in reverse mode.
+
+    mesh: where the columns lie (`make_mesh`); None is one device. Every layout gives the same numbers, up to
+    floating-point summation order. precision: with "bfloat16" the layers compute in that type; parameters, their
+    gradients and the logits stay float32. norm: a function [B, H, W, C] -> [B, H, W, C] of one column's maps that
+    replaces LRN.
+
+    Raises BadInput if the columns do not divide over the mesh, and when called with images of another shape or without
+    a key that it needs.
+
+    >>> model = alexnet.preset("fashion").model
+    >>> params = alexnet.init(model, jax.random.key(0))
+    >>> alexnet.forward(model)(params, jnp.zeros((4, 28, 28, 1))).shape
+    (4, 10)
+    """
+    apply = _apply(model, mesh, precision, norm, lambda acts: acts[model.logits], P(columns.DATA))
     return jax.jit(apply, static_argnames="train")
 
 
 def features(
-    model: Model, mesh: Mesh | None = None, precision: Precision = "float32"
+    model: Model, mesh: Mesh | None = None, precision: Precision = "float32", *, norm: Norm | None = None
 ) -> Callable[[Params, Array], Activations]:
-    """Every layer's activation at test time, by the paper's name, whole channels, column 0 first.
+    """A compiled pure function (params, images) -> {"conv1": .., "fc8": ..}: every layer's activation at test time.
 
-    conv1 to conv5 with bias (and activation, where it follows at once), norm1, norm2, pool1, pool2, pool5 [B, H, W, C];
-    fc6, fc7 after their activation [B, C]; fc8, the logits [B, K]. Other networks have their own layers' names, the
-    logits under `model.logits`. Images and precision as for `forward`.
+    The names are the paper's, and the channels those of all columns, column 0 first: conv1 to conv5 with bias (and
+    activation, if it follows directly), norm1, norm2, pool1, pool2, pool5 [B, H, W, C]; fc6 and fc7 after their
+    activation [B, C]; fc8, the logits [B, K]. Other networks use their own layers' names and have the logits under
+    `model.logits`. Takes the same arguments as `forward` and raises BadInput for the same reasons.
+
+    >>> model = alexnet.preset("fashion").model
+    >>> params = alexnet.init(model, jax.random.key(0))
+    >>> alexnet.features(model)(params, jnp.zeros((4, 28, 28, 1)))["pool5"].shape
+    (4, 1, 1, 128)
     """
     specs = {
         name: P(columns.DATA, *[None] * (act.ndim - 2), columns.COLUMN)
         for name, act in activation_shapes(model).items()
     }
-    apply = _apply(model, mesh, precision, lambda acts: acts, specs | {model.logits: P(columns.DATA)})
+    apply = _apply(model, mesh, precision, norm, lambda acts: acts, specs | {model.logits: P(columns.DATA)})
     return jax.jit(lambda params, images: apply(params, images))
 
 
 class Row(NamedTuple):
-    """A layer of the network, all columns together."""
+    """One layer of the network, all columns together."""
 
     layer: str
     reads: str
     kernel: tuple[int, ...]
-    leaves: tuple[int, ...]
+    output: tuple[int, ...]
     parameters: int
     multiply_adds: int
-    """forward, one picture"""
+    """of the forward pass, for one image"""
 
 
 def describe(model: Model) -> list[Row]:
-    """The layers, from the shapes they really have."""
+    """The layers, in order, read off the shapes of the real arrays."""
     params = jax.eval_shape(partial(init, model), jax.random.key(0))
     acts = activation_shapes(model)
     meeting = ("conv3", "conv6", "fc6", "fc7") if isinstance(model, ModelConfig) and model.columns_meet else ()
     rows = []
     for layer in (name for name in acts if name in params):
-        kernel, leaves = params[layer]["kernel"].shape, acts[layer].shape[1:]
-        # A local layer's kernels are counted position by position already.
-        positions = 1 if layer.startswith("local") else math.prod(leaves[:-1])
+        kernel, output = params[layer]["kernel"].shape, acts[layer].shape[1:]
+        # A local layer's kernel already has an entry for each position.
+        positions = 1 if layer.startswith("local") else math.prod(output[:-1])
         if layer == "conv1":
-            reads = "the picture"
+            reads = "the image"
         elif model.columns == 1:
             reads = "everything"
         else:
             reads = "all columns" if layer in (*meeting, model.logits) else "its own column"
         parameters = sum(math.prod(array.shape) for array in params[layer].values())
-        rows.append(Row(layer, reads, kernel, leaves, parameters, positions * math.prod(kernel)))
+        rows.append(Row(layer, reads, kernel, output, parameters, positions * math.prod(kernel)))
     return rows
 
 
 def activation_shapes(model: Model) -> dict[str, jax.ShapeDtypeStruct]:
-    """Of every activation, for one picture, in the order in which they come."""
+    """The shape of every activation for one image, in the network's order."""
     order: list[str] = []
 
     def activations(key: Array) -> Activations:
-        acts = _whole(model).init_with_output(key, _picture(model))[0]
+        acts = _whole(model).init_with_output(key, _image(model))[0]
         order.extend(acts)  # eval_shape sorts its dictionaries
         return acts
 
@@ -111,7 +139,7 @@ def activation_shapes(model: Model) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def _to_bfloat16(params: Params) -> Params:
-    """Kernels in bfloat16, biases as they are; the cast's own gradient is float32 again."""
+    """Kernels in bfloat16, biases unchanged. Gradients pass back through the cast as float32."""
     return {layer: own | {"kernel": own["kernel"].astype(jnp.bfloat16)} for layer, own in params.items()}
 
 
@@ -120,7 +148,7 @@ def _whole(model: Model) -> Any:
     return NETWORKS[type(model)](model, model.columns)
 
 
-def _picture(model: Model) -> Array:
+def _image(model: Model) -> Array:
     return jnp.zeros((1, model.image_size, model.image_size, model.channels), jnp.float32)
 
 
@@ -128,14 +156,15 @@ def _apply(
     model: Model,
     mesh: Mesh | None,
     precision: Precision,
+    norm: Norm | None,
     select: Callable[[Activations], object],
     out_specs: object,
 ) -> Callable[..., object]:
     check_precision(precision)
     here = columns.columns_here(model, mesh)
     if mesh is not None and mesh.size == 1:
-        mesh = None  # shard_map over one device would cost copies, a tenth of a step of `cuda_convnet` on a CPU
-    network = NETWORKS[type(model)](model, here, None if mesh is None else columns.COLUMN)
+        mesh = None  # shard_map on one device makes copies, a tenth of a step of `cuda_convnet` on a CPU
+    network = NETWORKS[type(model)](model, here, None if mesh is None else columns.COLUMN, norm)
     drops = getattr(model, "dropout", 0.0) > 0
 
     def apply(params: Params, images: Array, *, key: Array | None = None, train: bool = False) -> object:
@@ -145,8 +174,8 @@ def _apply(
         if train and drops and key is None:
             raise BadInput("train=True drops units and needs a key: forward(params, images, key=key, train=True)")
 
-        def per_device(params: Params, images: Array, key: Array | None, picture_B: Array, column_N: Array) -> object:
-            draw = Draw(key, picture_B, column_N) if train and drops and key is not None else None
+        def per_device(params: Params, images: Array, key: Array | None, index_B: Array, column_N: Array) -> object:
+            draw = Draw(key, index_B, column_N) if train and drops and key is not None else None
             if precision == "bfloat16":
                 params, images = _to_bfloat16(params), images.astype(jnp.bfloat16)
             return select(network.apply({"params": params}, images, draw))

@@ -1,4 +1,4 @@
-"""The layers as pure functions: convolution, response normalisation, pooling, dropout.
+"""Layers as pure functions: convolution, response normalisation, pooling, dropout.
 
 B batch  H,W height,width  C channels  N columns  U units. A map is one channel of an activation.
 """
@@ -14,25 +14,25 @@ from jax import Array, lax
 
 from alexnet_jax.config import Pool, ResponseNorm, pooled
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "relu": jax.nn.relu,
-    "tanh": jnp.tanh,
-    "sigmoid": jax.nn.sigmoid,
-}
+
+def activation(name: str) -> Callable[[Array], Array]:
+    """The activation that `model.activation` names (section 3.1)."""
+    function: Callable[[Array], Array] = getattr(jax.nn, name)
+    return function
 
 
 def in_columns(layer: Callable[..., Array], columns: int, *arrays: Array) -> Array:
-    """Runs a layer that is blind to the other columns on each column's part of the last axes, and concatenates."""
+    """Applies `layer` to each column's slice of the last axes separately, and concatenates the results."""
     if columns == 1:
         return layer(*arrays)
-    # One plain convolution a column: XLA's gradient of a grouped one is 3 to 4 times slower.
+    # One plain convolution per column, as the gradient of a grouped one is 3 to 4 times slower in XLA.
     parts = zip(*(jnp.split(array, columns, axis=-1) for array in arrays), strict=True)
     return jnp.concatenate([layer(*part) for part in parts], axis=-1)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolve(x_BHWC: Array, kernel_HWIO: Array, stride: int, padding: tuple[int, int]) -> Array:
-    """Cross-correlation with zeros around the picture, as in cuda-convnet's filter_acts.cu. Reverse mode only."""
+    """Cross-correlation with zero padding, as in cuda-convnet's filter_acts.cu. Reverse mode only."""
     return _convolve(x_BHWC, kernel_HWIO, stride, padding)
 
 
@@ -45,7 +45,7 @@ def _convolve(x_BHWC: Array, kernel_HWIO: Array, stride: int, padding: tuple[int
 def _convolve_fwd(
     x_BHWC: Array, kernel_HWIO: Array, stride: int, padding: tuple[int, int]
 ) -> tuple[Array, tuple[Array, Array]]:
-    # Behind the barrier it is kept as it was read. XLA would pool again, into the order that a gradient wants.
+    # The barrier keeps the input for the gradient. Without it XLA repeats the pooling in another layout.
     x_BHWC = lax.optimization_barrier(x_BHWC)
     return _convolve(x_BHWC, kernel_HWIO, stride, padding), (x_BHWC, kernel_HWIO)
 
@@ -61,8 +61,9 @@ def _convolve_bwd(
         return jax.vjp(lambda kernel: _convolve(x_BHWC, kernel, stride, padding), kernel)[1](g_BhwO)[0]
 
     def in_parts(x_BHWC: Array, g_BhwO: Array) -> Array:
-        # XLA's convolution, whose kernel is all of g, takes up to five times as long on a CPU once g is larger than the
-        # caches. Each part leaves a sum as large as the kernel, so a small kernel may have small parts.
+        # This gradient is a convolution whose kernel is all of g. On a CPU it takes up to five times as long once g is
+        # larger than the caches, so the batch is cut into parts. Every part yields a sum as large as the kernel, so a
+        # small kernel can have small parts.
         part = min(max(1 << 20, 8 * kernel_HWIO.size * kernel_HWIO.dtype.itemsize), 8 << 20)
         pictures = max(1, part // (math.prod(g_BhwO.shape[1:]) * g_BhwO.dtype.itemsize))
         starts = range(0, len(g_BhwO), pictures)
@@ -77,9 +78,9 @@ convolve.defvjp(_convolve_fwd, _convolve_bwd)
 
 
 def convolve_locally(x_BHWC: Array, kernel_hwIO: Array, size: int, stride: int, padding: tuple[int, int]) -> Array:
-    """As `convolve`, with kernels of its own at every position (cuda-convnet's `local` layer).
+    """Like `convolve`, but with separate kernels at every position (cuda-convnet's `local` layer).
 
-    kernel: [h, w, C * size * size, out], its third axis by channel, then row, then column.
+    kernel: [h, w, C * size * size, out]; its third axis runs over channels, then rows, then columns.
     """
     return lax.conv_general_dilated_local(
         x_BHWC,
@@ -104,7 +105,7 @@ def _fully_connect_bwd(saved: tuple[Array, Array], g_BU: Array) -> tuple[Array, 
         return g_BU @ kernel_CU.T
 
     def on_cpu(kernel_CU: Array, g_BU: Array) -> Array:
-        # The kernel first, as it lies in memory, in half the time; the barriers keep XLA from turning it round again.
+        # Reading the kernel in its memory order takes half the time. The barriers keep XLA from transposing it again.
         return lax.optimization_barrier(kernel_CU @ lax.optimization_barrier(g_BU.T)).T
 
     return lax.platform_dependent(kernel_CU, g_BU, cpu=on_cpu, default=plain), x_BC.T @ g_BU
@@ -134,7 +135,7 @@ def map_norm(x_BHWC: Array, norm: ResponseNorm) -> Array:
 def response_norm(x: Array, axes: tuple[int, ...], n: int, k: float, alpha: float, beta: float) -> Array:
     """x / (k + alpha * sum of x^2 over a window of n along each of `axes`)^beta. Reverse mode only.
 
-    Of bfloat16, what is inside is float32.
+    With a bfloat16 input, the sum and the power are float32.
     """
     return _response_norm_fwd(x, axes, n, k, alpha, beta)[0]
 
@@ -190,14 +191,14 @@ def _window_sum(x: Array, axes: tuple[int, ...], n: int, transposed: bool = Fals
 def pool(x_BHWC: Array, config: Pool, ragged: bool = True) -> Array:
     """Max or average pooling over size x size windows (section 3.4).
 
-    Windows start at the top left; a last, `ragged` one may reach over the border, where it sees fewer positions.
+    Windows start at the top left. If `ragged`, the last one may extend past the border and covers fewer positions.
     """
     size, stride = config.size, config.stride
     if not ragged:
         H, W = ((pooled(side, config, ragged=False) - 1) * stride + size for side in x_BHWC.shape[1:3])
         x_BHWC = x_BHWC[:, :H, :W]
     if config.kind == "max":
-        # Behind the barrier a window reads LRN's output. XLA would work it out again in each of them.
+        # With the barrier the windows read LRN's output. Without it XLA recomputes LRN in each window.
         x_BHWC = lax.optimization_barrier(x_BHWC)
         return _max_along(_max_along(x_BHWC, 2, size, stride), 1, size, stride)
     H, W = x_BHWC.shape[1:3]
@@ -210,26 +211,28 @@ def pool(x_BHWC: Array, config: Pool, ragged: bool = True) -> Array:
 
 
 def _reach(side: int, config: Pool) -> int:
-    """How far the last window reaches over the border."""
+    """How far the last window extends past the border."""
     return max(0, (pooled(side, config) - 1) * config.stride + config.size - side)
 
 
 def _positions(side: int, config: Pool) -> np.ndarray:
-    """How many positions of a side each window covers."""
+    """How many positions each window covers along one side."""
     starts = np.arange(pooled(side, config)) * config.stride
     return np.minimum(starts + config.size, side) - starts
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _max_along(x: Array, axis: int, size: int, stride: int) -> Array:
-    """Max pooling along one axis. Two passes, over columns and then rows, are the pooling of a square window;
-    with this gradient they are 15 times faster on a CPU than XLA's select_and_scatter, to the same numbers."""
+    """Max pooling along one axis. Two passes, along rows and then along columns, pool square windows.
+
+    With this gradient they are 15 times faster on a CPU than XLA's select_and_scatter, and give the same numbers.
+    """
     slices = _slices(x, axis, size, stride)
     return jax.tree.reduce(jnp.maximum, slices)
 
 
 def _slices(x: Array, axis: int, size: int, stride: int) -> list[Array]:
-    """The first, second, ... element of every window."""
+    """The first elements of all windows, then the second, and so on."""
     config = Pool(size=size, stride=stride)
     count, reach = pooled(x.shape[axis], config), _reach(x.shape[axis], config)
     padding = [(0, 0)] * x.ndim
@@ -248,13 +251,13 @@ def _max_along_fwd(x: Array, axis: int, size: int, stride: int) -> tuple[Array, 
 def _max_along_bwd(axis: int, size: int, stride: int, saved: tuple[Array, Array], g: Array) -> tuple[Array]:
     x, y = saved
     length, count = x.shape[axis], y.shape[axis]
-    # Each window's gradient goes to its first maximum, as select_and_scatter breaks ties.
+    # Each window's gradient goes to its first maximum, which is how select_and_scatter breaks ties.
     shares, taken = [], jnp.zeros(y.shape, bool)
     for element in _slices(x, axis, size, stride):
         first = (element == y) & ~taken
         taken |= first
         shares.append(jnp.where(first, g, 0))
-    # Position m * stride + phase is element phase of window m, element phase + stride of window m - 1, and so on.
+    # Position m * stride + phase is element `phase` of window m, element `phase + stride` of window m - 1, and so on.
     blocks = max(count + (size - 1) // stride, -(-length // stride))
     phases = []
     for phase in range(stride):
@@ -274,15 +277,15 @@ _max_along.defvjp(_max_along_fwd, _max_along_bwd)
 # ------------------------------------------------------------------------------------------------------- dropout
 
 
-def dropout_mask(key: Array, picture_B: Array, column_N: Array, units: int, rate: float) -> Array:
-    """True where a unit is kept: [B, N * units], each with probability 1 - rate (section 4.2).
+def dropout_mask(key: Array, index_B: Array, column_N: Array, units: int, rate: float) -> Array:
+    """True for units that are kept: [B, N * units], each with probability 1 - rate (section 4.2).
 
-    A mask is a function of the key, the picture's index in the global batch and the column, on any layout.
+    A mask depends only on the key, the image's index in the global batch and the column: the same on every layout.
     """
 
-    def draw(picture: Array, column: Array) -> Array:
-        own = jax.random.fold_in(jax.random.fold_in(key, picture), column)
+    def draw(index: Array, column: Array) -> Array:
+        own = jax.random.fold_in(jax.random.fold_in(key, index), column)
         return jax.random.bernoulli(own, 1 - rate, (units,))
 
-    mask_BNU = jax.vmap(lambda picture: jax.vmap(partial(draw, picture))(column_N))(picture_B)
-    return mask_BNU.reshape(len(picture_B), -1)
+    mask_BNU = jax.vmap(lambda index: jax.vmap(partial(draw, index))(column_N))(index_B)
+    return mask_BNU.reshape(len(index_B), -1)

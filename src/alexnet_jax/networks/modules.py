@@ -1,4 +1,4 @@
-"""What the networks are made of: layers that hold parameters, what follows them, and dropout.
+"""Building blocks of the networks: layers with parameters, what follows them, and dropout.
 
 B batch  H,W height,width  C channels  K classes  N columns
 """
@@ -20,22 +20,22 @@ Activations = dict[str, Array]
 
 
 class Draw(NamedTuple):
-    """What dropout masks are functions of."""
+    """What dropout masks depend on."""
 
     key: Array
-    picture_B: Array
-    """each picture's index in the global batch"""
+    index_B: Array
+    """each image's index in the global batch"""
     column_N: Array
-    """the columns held here"""
+    """the columns on this device"""
 
 
 def everything(width: int) -> int:
-    """The share of a layer's width that a device with all columns holds."""
+    """The part of a layer's width on a device that holds all columns."""
     return width
 
 
 class Convolution(nn.Module):
-    """Kernels and biases; the input's and the kernels' last axes fall into `blind` parts that see only each other."""
+    """Kernels and biases. Input and kernels are cut into `blind` parts along their last axes, which do not mix."""
 
     layer: Conv
     share: Callable[[int], int] = everything
@@ -52,7 +52,7 @@ class Convolution(nn.Module):
 
 
 class Local(nn.Module):
-    """A convolution whose every position has kernels and biases of its own (cuda-convnet's `local`)."""
+    """A convolution with separate kernels and biases at every position (cuda-convnet's `local`)."""
 
     layer: Conv
 
@@ -68,7 +68,7 @@ class Local(nn.Module):
 
 
 class FullyConnected(nn.Module):
-    """Units that read every position of every map they see; `blind` as in Convolution."""
+    """Units that read every position of every map; `blind` as in Convolution."""
 
     layer: Dense
     share: Callable[[int], int] = everything
@@ -87,9 +87,9 @@ class FullyConnected(nn.Module):
 
 
 class Logits(nn.Module):
-    """The last layer, cut on its inputs: each column adds its part, and one sum makes the logits.
+    """The last layer, cut on its inputs: each column computes a part of the logits, and one sum adds the parts.
 
-    In 2012 column 1 sent its fc7 to GPU 0, which held all of fc8 (layers-145.cfg); the numbers are the same.
+    In 2012 column 1 sent its fc7 to GPU 0, which held all of fc8 (layers-145.cfg). The numbers are the same.
     """
 
     layer: Dense
@@ -100,14 +100,14 @@ class Logits(nn.Module):
         shape = (math.prod(x.shape[1:]), self.layer.units)
         kernel = self.param("kernel", nn.initializers.normal(self.layer.std), shape, jnp.float32)
         bias = self.param("bias", biases(self.layer), (self.layer.units,), jnp.float32)
-        # Of bfloat16 inputs the sums are float32, over the columns too.
+        # With bfloat16 inputs the sums are float32, including the sum over the columns.
         wide = jnp.promote_types(x.dtype, jnp.float32)
         part = jnp.matmul(x.reshape(x.shape[0], -1), kernel, preferred_element_type=wide)
         return columns.sum_columns(part, self.axis) + bias.reshape(1, -1)
 
 
 def add_bias(x: Array, bias: Array) -> Array:
-    """x + bias as x's type, added as the bias's: so its gradient, a sum over pictures and positions, stays float32."""
+    """x + bias in x's type. The sum is float32, so that the bias's gradient, itself a long sum, is float32 too."""
     return (x + bias).astype(x.dtype)
 
 
@@ -127,7 +127,7 @@ def follow(
     norm: Callable[[Array], Array] | None,
     map_norm: Callable[[Array], Array] | None = None,
 ) -> Array:
-    """What stands behind a convolution, in the preset's order; an activation belongs to the layer before it."""
+    """What follows a convolution, in the preset's order. An activation belongs to the layer before it."""
     acts[name] = x
     for step in then:
         if step == "activation":
@@ -145,9 +145,9 @@ def follow(
 
 
 def dropout(x: Array, rate: float, scale: Literal["test", "train"], draw: Draw | None, salt: int) -> Array:
-    """Section 4.2: units are silent in training with probability `rate`, and all are scaled down at test time.
+    """Section 4.2: in training, units are zeroed with probability `rate`; at test time all units are scaled down.
 
-    x: [B, .., C]. `salt` tells the layers of a network apart.
+    x: [B, .., C]. `salt` is a number of the layer's own, so that no two layers draw the same mask.
     """
     keep = 1 - rate
     if draw is None:
@@ -155,6 +155,6 @@ def dropout(x: Array, rate: float, scale: Literal["test", "train"], draw: Draw |
     B, *space, C = x.shape
     N = len(draw.column_N)
     units = math.prod(space) * C // N
-    mask = layers.dropout_mask(jax.random.fold_in(draw.key, salt), draw.picture_B, draw.column_N, units, rate)
+    mask = layers.dropout_mask(jax.random.fold_in(draw.key, salt), draw.index_B, draw.column_N, units, rate)
     mask = jnp.moveaxis(mask.reshape(B, N, *space, C // N), 1, -2).reshape(x.shape)
     return jnp.where(mask, x if scale == "test" else x / keep, 0)

@@ -1,5 +1,6 @@
 """The MNIST "AlexNet" of the TensorFlow tutorials (aymericdamien/TensorFlow-Examples, alexnet.py)."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -18,11 +19,12 @@ class Tutorial(nn.Module):
     config: TutorialConfig
     here: int = 1
     axis: str | None = None
+    own_norm: Callable[[Array], Array] | None = None
 
     @nn.compact
     def __call__(self, images_BHWC: Array, draw: Draw | None = None) -> Activations:
         net, acts = self.config, Activations()
-        activation = layers.ACTIVATIONS[net.activation]
+        activation = layers.activation(net.activation)
 
         def conv(name: str, x: Array) -> Array:
             layer = self.initial(getattr(net, name))
@@ -33,7 +35,7 @@ class Tutorial(nn.Module):
                 acts,
                 activation=activation,
                 pool=lambda _, x: layers.pool(x, net.pool),
-                norm=partial(layers.lrn, norm=net.lrn, columns=1) if net.norm else None,
+                norm=(self.own_norm or partial(layers.lrn, norm=net.lrn, columns=1)) if net.norm else None,
             )
             return dropout(x, net.dropout, "train", draw, salt=int(name[-1])) if net.dropout else x
 

@@ -1,28 +1,30 @@
-"""Checkpoints by Orbax: `latest` to go on from and `best` by validation error, each restorable on any layout.
+"""Checkpoints by Orbax: `latest`, to continue from, and `best` by validation error. Each restores on any layout.
 
     RUN/checkpoints/latest/STEP/{params,moments,statistics,about}
     RUN/checkpoints/best/STEP/...
 
-A checkpoint stands alone: beside the arrays it holds the config, what the data is, and how far the run is. Weights
-from elsewhere are a step 0 without moments.
+A checkpoint is self-contained: besides the arrays it holds the config, a description of the data and the progress of
+the run. Weights from other programs are stored as a step 0 without moments.
 """
 
 import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from jax import Array
 from jax.sharding import Mesh, SingleDeviceSharding
 from orbax.checkpoint.checkpoint_managers import ContinuousCheckpointingPolicy
 
 from alexnet_jax.config import BadInput, Config, from_json, to_json
 from alexnet_jax.networks import columns, functional
-from alexnet_jax.training.step import State, new_state
+from alexnet_jax.training.step import State
 
 LATEST, BEST = "latest", "best"
 
@@ -34,50 +36,67 @@ class Checkpoint:
     path: Path
     config: Config
     data: dict[str, Any]
-    """the data directory's path (None for the embedded one), fingerprint, image shape and class names; weights from
-    elsewhere have their `source` in place of path and fingerprint, which are None"""
+    """the data directory's path (None for the embedded one), fingerprint, image shape and class names; for weights from
+    other programs path and fingerprint are None, and `source` names their file"""
     progress: dict[str, Any]
-    """what the run knows besides its arrays"""
+    """the state of the run besides its arrays"""
 
     @property
     def step(self) -> int:
         return int(self.path.name)
 
-    def params(self, mesh: Mesh | None = None) -> functional.Params:
-        """On one device, or laid over a mesh."""
-        return self._restore("params", self._target(self._shapes().params, mesh))
-
-    def state(self, mesh: Mesh) -> State:
-        """What a training step changes, laid over a mesh."""
-        step = jax.device_put(jnp.int32(self.step), columns.shardings(jnp.int32(0), mesh))
-        moments = self._restore("moments", self._target(self._shapes().moments, mesh))
-        return State(step, self.params(mesh), moments)
-
-    def statistics(self) -> dict[str, Any]:
-        """What was measured over the pictures it was trained on, as `Writer` was given it."""
-        return self._restore("statistics")
-
-    def _shapes(self) -> State:
-        def create(key: Array) -> State:
-            return new_state(functional.init(self.config.model, key), self.config.optim)
-
-        return jax.eval_shape(create, jax.random.key(0))
-
-    def _target(self, shapes: Any, mesh: Mesh | None) -> Any:
-        """The arrays to restore, and where they shall lie."""
+    def params(self, mesh: Mesh | None = None) -> Any:
+        """The parameters, on one device or laid over a mesh."""
+        if "init" in self.own:  # only the file knows their shapes
+            with self._reading(), ocp.StandardCheckpointer() as reader:
+                shapes = reader.metadata(self.path / "params").item_metadata.tree
+        else:
+            shapes = jax.eval_shape(partial(functional.init, self.config.model), jax.random.key(0))
         if mesh is None:
             here = SingleDeviceSharding(jax.devices()[0])
             layout = jax.tree.map(lambda _: here, shapes)
+        elif "init" in self.own:
+            layout = columns.everywhere(shapes, mesh)
         else:
             columns.columns_here(self.config.model, mesh)
             layout = columns.shardings(shapes, mesh)
-        return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, layout)
+        return self._restore("params", shapes, layout)
 
-    def _restore(self, item: str, target: Any = None) -> Any:
+    def state(self, shapes: State, layout: State) -> State:
+        """The state of the training step, with these shapes and this layout."""
+        step = jax.device_put(jnp.int32(self.step), layout.step)
+        restored = (self._restore(name, getattr(shapes, name), getattr(layout, name)) for name in ("params", "moments"))
+        return State(step, *restored)
+
+    @property
+    def own(self) -> dict[str, str]:
+        """The parts of the run that are the user's own code, with their names."""
+        return dict(self.config.own)
+
+    def check_network(self) -> None:
+        """Raises BadInput if the network is the user's own, which only their code can run."""
+        if "forward" in self.own:
+            raise BadInput(
+                f"{self.path} holds a network that is not in this package, {self.own['forward']}; "
+                f"evaluate it from Python: alexnet_jax.evaluate(..., forward={self.own['forward']})"
+            )
+
+    def statistics(self) -> dict[str, Any]:
+        """Statistics of the images it was trained on, as `Writer` was given them."""
+        return self._restore("statistics")
+
+    def _restore(self, item: str, shapes: Any = None, layout: Any = None) -> Any:
+        target = None
+        if shapes is not None:
+            target = jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), shapes, layout)
+        with self._reading(), ocp.StandardCheckpointer() as reader:
+            return reader.restore(self.path / item, target)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
         try:
-            with ocp.StandardCheckpointer() as reader:
-                return reader.restore(self.path / item, target)
-        except Exception as error:  # whatever Orbax and TensorStore make of a damaged file
+            yield
+        except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
             raise BadInput(_damaged(self.path, error)) from error
 
 
@@ -85,14 +104,14 @@ def _damaged(path: Path, error: Exception) -> str:
     reason = str(error).strip().splitlines()
     return (
         f"the checkpoint {path} cannot be read ({type(error).__name__}: {reason[0][:200] if reason else ''}); "
-        f"remove it to go on from the one before"
+        f"remove it to continue from the one before"
     )
 
 
 def find(path: str | Path) -> Checkpoint:
-    """The checkpoint that a run directory (its latest), one of its kinds, or a checkpoint's own path names.
+    """The checkpoint at `path`: a run directory (its latest), checkpoints/latest or best, or a checkpoint itself.
 
-    Raises BadInput where there is none or it cannot be read.
+    Raises BadInput if there is none or it cannot be read.
     """
     place = Path(path).absolute()
     if not place.is_dir():
@@ -112,8 +131,22 @@ def find(path: str | Path) -> Checkpoint:
         raise BadInput(_damaged(place, error)) from error
 
 
+def load(path: str | Path, mesh: Mesh | None = None) -> tuple[Config, functional.Params]:
+    """(config, params) of a run directory (its latest checkpoint) or of a checkpoint, on one device or on a mesh.
+
+    params: {"conv1": {"kernel", "bias"}, ...}, float32, with the shapes that `init` gives them. Raises BadInput if
+    there is no checkpoint, it cannot be read, or its columns do not fit the mesh.
+
+    >>> config, params = alexnet.load("runs/one")
+    >>> alexnet.forward(config.model)(params, jnp.zeros((1, 28, 28, 1))).shape
+    (1, 10)
+    """
+    found = find(path)
+    return found.config, found.params(mesh)
+
+
 def write_weights(run: Path, config: Config, data: dict[str, Any], statistics: dict[str, Any], params: Any) -> None:
-    """A run directory that holds weights from elsewhere, as its step 0."""
+    """Makes a run directory that holds weights from another program as its step 0."""
     with ocp.CheckpointManager(run.absolute() / "checkpoints" / LATEST) as manager:
         save = ocp.args.StandardSave
         about = {"config": dataclasses.asdict(config), "data": data, "progress": {}}
@@ -132,7 +165,7 @@ class Writer:
         self._statistics = statistics
         every = ContinuousCheckpointingPolicy(minimum_interval_secs=round(60 * minutes))
         self._latest = self._manager(run, LATEST, max_to_keep=2, save_decision_policy=every)
-        # One manager for both would delete the latest in favour of the best.
+        # With one manager for both, keeping the best could delete the latest.
         self._best = self._manager(run, BEST, max_to_keep=1)
 
     @staticmethod
@@ -141,16 +174,16 @@ class Writer:
         return ocp.CheckpointManager(path, options=ocp.CheckpointManagerOptions(**options))
 
     def due(self, step: int) -> bool:
-        """Whether it is time for another `latest`."""
+        """Whether it is time to save another `latest`."""
         return self._latest.should_save(step)
 
     def save_latest(self, state: State, step: int, progress: dict[str, Any]) -> None:
-        self._best.wait_until_finished()  # `progress` may speak of it
+        self._best.wait_until_finished()  # `progress` may refer to it
         if step not in self._latest.all_steps():
             self._save(self._latest, state, step, progress)
 
     def save_best(self, state: State, step: int, progress: dict[str, Any]) -> None:
-        # A run that went on from an earlier step comes by its best again; Orbax refuses a step it has passed.
+        # A run that continued from an earlier step reaches its best again, and Orbax rejects a step it already has.
         if step > (self._best.latest_step() or 0):
             self._save(self._best, state, step, progress)
 
@@ -170,6 +203,6 @@ class Writer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Waits for what is being written, and raises what went wrong with it, a full disk for instance."""
+        """Waits for pending writes and raises their errors, such as a full disk."""
         self._latest.close()
         self._best.close()

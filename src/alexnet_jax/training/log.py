@@ -1,7 +1,9 @@
-"""What a run says while it lasts: metrics.jsonl, TensorBoard and one progress bar."""
+"""The output of a run: the table of its network, metrics.jsonl, TensorBoard and one progress bar."""
 
 import json
 import math
+import resource
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,19 +12,43 @@ from typing import Any, TypeVar
 import jax
 from rich import progress
 from rich.console import Console
+from rich.table import Table
 from tensorboardX import SummaryWriter
 
-from alexnet_jax.config import BadInput
+from alexnet_jax.config import BadInput, Model
+from alexnet_jax.networks import functional
 
 Batch = TypeVar("Batch")
 
-_ADVICE = "checkpoints made before are kept; try a smaller --optim.rate in another --workdir"
+_ADVICE = "earlier checkpoints are kept; try a smaller --optim.rate in another --workdir"
+
+
+def network_table(model: Model) -> Table:
+    """The network, one row per layer."""
+    table = Table("layer", "reads", "kernel", "output", "parameters", "multiply-adds", title="The network, all columns")
+    rows = functional.describe(model)
+    for row in rows:
+        kernel, output = ("x".join(map(str, shape)) for shape in (row.kernel, row.output))
+        table.add_row(row.layer, row.reads, kernel, output, f"{row.parameters:,}", f"{row.multiply_adds:,}")
+    table.add_section()
+    total = f"{sum(row.parameters for row in rows):,}", f"{sum(row.multiply_adds for row in rows):,}"
+    table.add_row("all", "", "", "", *total)
+    return table
+
+
+def peak_memory() -> str:
+    """The largest amount of memory used so far."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats:
+        return f"{stats['peak_bytes_in_use'] / 2**30:.1f} GiB on a device"
+    unit = 1 if sys.platform == "darwin" else 1024
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30:.1f} GiB on the host"
 
 
 class Log:
     """Appends to RUN/metrics.jsonl, one JSON object a line, and to RUN/tensorboard.
 
-    What lines behind step `first` say will be said again, so they are dropped.
+    Lines after step `first` will be written again, so they are removed.
     """
 
     def __init__(self, run: Path, first: int) -> None:
@@ -48,14 +74,19 @@ class Log:
         self._board.close()
 
 
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of RUN/metrics.jsonl."""
+    return [json.loads(line) for line in _whole_lines(run / "metrics.jsonl")]
+
+
 def _whole_lines(path: Path) -> list[str]:
-    """The lines of a log; a last one without its end was cut off by a crash."""
+    """The complete lines of a log. A crash may have cut off the last one."""
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [line for line in lines if line.endswith("\n")]
 
 
 def errors(figures: dict[str, float]) -> str:
-    """The figures of a validation, to be read."""
+    """The figures of a validation, as text."""
     top1, top5, loss = (figures[name] for name in ("top1_error", "top5_error", "loss"))
     return f"top-1 error {top1:.4f}  top-5 error {top5:.4f}  loss {loss:.4f}"
 
@@ -89,24 +120,27 @@ class ProgressBar:
 
 
 class Watch:
-    """Follows the steps from one behind, so that the device always has work; `window` is a checkpoint's."""
+    """Reads each step's figures one step late, so that the device always has work.
+
+    `window` holds sums since the last line of the log; it is part of every checkpoint.
+    """
 
     def __init__(
         self, window: dict[str, float], log: Log, bar: ProgressBar, batch: int, examples: int, log_every: int
     ) -> None:
         self._window, self._log, self._bar = window, log, bar
         self._batch, self._examples, self._log_every = batch, examples, log_every
-        self._pending: tuple[int, Any, float] | None = None
-        self._shown = "compiling"
+        self._pending: tuple[int, Any, float | None] | None = None
+        self._shown = ""
         self._restart()
 
     def _restart(self) -> None:
         self._since, self._steps, self._waited = time.perf_counter(), 0, 0.0
 
     def next_of(self, batches: Iterator[Batch]) -> Batch:
-        """The next batch; how long the loop waited for it is logged, as a share of the time, as `data_wait`.
+        """The next batch. The share of the time spent waiting for batches is logged as `data_wait`.
 
-        The device may still be at work on the step before, so this is the most that the data can cost.
+        The device may still be busy with the step before, so this is an upper bound on what the data costs.
         """
         began = time.perf_counter()
         batch = next(batches)
@@ -116,15 +150,18 @@ class Watch:
     def _epoch(self, done: int) -> float:
         return done * self._batch / self._examples
 
-    def follow(self, done: int, metrics: Any, rate: float) -> None:
-        """Takes note that the `done`-th step was given to the device, and takes in the one before it."""
+    def follow(self, done: int, metrics: Any, rate: float | None) -> None:
+        """Records that step number `done` has been dispatched, and settles the one before it.
+
+        `rate` is the learning rate; None if an optimiser of the user's own keeps it to itself.
+        """
         self.settle()
         self._pending = done, metrics, rate
 
     def settle(self) -> None:
-        """Waits for the last step and takes in its figures: the loop's one point of synchronisation.
+        """Waits for the last step and reads its figures. This is the only place where the loop waits for the device.
 
-        Raises BadInput where they are not finite.
+        Raises BadInput if they are not finite.
         """
         if self._pending is None:
             return
@@ -138,7 +175,7 @@ class Watch:
         self._steps += 1
         for name, value in (figures | {"steps": 1}).items():
             self._window[name] = self._window.get(name, 0.0) + value
-        self._bar.show(done, self._shown)
+        self._bar.show(done, self._shown or f"loss {figures['loss']:.3f}  error {figures['top1_error']:.3f}")
         if done % self._log_every:
             return
         means = {name: self._window[name] / self._window["steps"] for name in ("loss", "top1_error")}
@@ -148,7 +185,7 @@ class Watch:
             done,
             epoch=self._epoch(done),
             **{f"train/{name}": value for name, value in means.items()},
-            learning_rate=rate,
+            **({} if rate is None else {"learning_rate": rate}),
             images_per_second=speed,
             data_wait=wait,
         )
@@ -158,9 +195,9 @@ class Watch:
         self._restart()
 
     def validated(self, done: int, figures: dict[str, float], crops: int) -> None:
-        """Writes the figures of a validation, which took its time."""
+        """Logs the figures of a validation, and leaves its time out of images per second."""
         if not math.isfinite(figures["loss"]):
-            raise BadInput(f"the validation loss is not finite behind step {done}; {_ADVICE}")
+            raise BadInput(f"the validation loss is not finite after step {done}; {_ADVICE}")
         name = "validation" if crops == 1 else "validation/ten_crops"
         self._log.write(done, epoch=self._epoch(done), **{f"{name}/{key}": value for key, value in figures.items()})
         kind = "validation, ten crops" if crops == 10 else "validation"

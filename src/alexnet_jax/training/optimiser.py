@@ -1,7 +1,9 @@
-"""Stochastic gradient descent as section 5 writes it, Adam, and how their rates fall."""
+"""The update rules: SGD as section 5 writes it, Adam and their relatives; and how their learning rates change."""
 
+import math
 from collections.abc import Collection
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -10,66 +12,103 @@ import optax
 from alexnet_jax.config import BadInput, OptimConfig, Schedule
 from alexnet_jax.training.progress import Progress
 
+Optimiser: TypeAlias = OptimConfig | optax.GradientTransformation
+"""the rule of a config, or an Optax transformation that replaces it and brings its own rates and decay"""
+
 
 class Rates(NamedTuple):
-    """The rates of one step, arguments of the compiled step."""
+    """The learning rates of one step, arguments of the compiled step."""
 
     weights: Any
     biases: Any
     conv1: Any
-    """multiplies both in conv1: 0 where it is frozen"""
+    """factor for both rates of conv1; 0 freezes it"""
 
 
-def moments(config: OptimConfig, params: Any) -> Any:
-    """What the rule remembers before the first step: velocities, or Adam's two means."""
-    return optax.scale_by_adam().init(params) if config.rule == "adam" else jax.tree.map(jnp.zeros_like, params)
+def moments(optim: Optimiser, params: Any) -> Any:
+    """The rule's state before the first step: velocities, or Adam's two means."""
+    if not isinstance(optim, OptimConfig):
+        return optim.init(params)
+    if optim.rule in ("sgd", "lars"):
+        return jax.tree.map(jnp.zeros_like, params)
+    return _adam(optim).init(params)
 
 
-def update(config: OptimConfig, params: Any, moments: Any, gradients: Any, rates: Rates) -> tuple[Any, Any, Any]:
+def update(optim: Optimiser, params: Any, moments: Any, gradients: Any, rates: Rates) -> tuple[Any, Any, Any]:
     """One step. Returns (params, moments, what was added to the parameters)."""
+    if not isinstance(optim, OptimConfig):
+        changes, moments = optim.update(gradients, moments, params)
+        return optax.apply_updates(params, changes), moments, changes
 
-    def rate(path: tuple[Any, ...]) -> Any:
-        return rate_of(config, rates, path[0].key, path[1].key)
+    def with_decay(values: Any) -> Any:
+        decays = jax.tree.map_with_path(lambda path, _: decay_of(optim, *names_of(path)) or 0.0, params)
+        return jax.tree.map(lambda decay, w, g: g + decay * w if decay else g, decays, params, values)
 
-    def decayed(path: tuple[Any, ...], w: Any, g: Any) -> Any:
-        decay = decay_of(config, path[0].key, path[1].key)
-        return g if decay is None else g + decay * w
-
-    gradients = jax.tree.map_with_path(decayed, params, gradients)
-    if config.rule == "adam":
-        directions, moments = optax.scale_by_adam().update(gradients, moments)
-        changes = jax.tree.map_with_path(lambda path, direction: -rate(path) * direction, directions)
+    own_rates = jax.tree.map_with_path(lambda path, _: rate_of(optim, rates, *names_of(path)), params)
+    if optim.rule == "lars":
+        own_rates = jax.tree.map_with_path(partial(trusted, optim), own_rates, params, gradients)
+    if optim.rule in ("sgd", "lars", "adam"):
+        gradients = with_decay(gradients)
+    if optim.rule in ("sgd", "lars"):
+        # With the barrier XLA reads the new velocity. Without it XLA computes it again, from copies of the old one.
+        changes = moments = jax.lax.optimization_barrier(sgd(optim.momentum, moments, gradients, own_rates))
     else:
-        own_rates = jax.tree.map_with_path(lambda path, _: rate(path), params)
-        # Behind the barrier XLA reads the velocity instead of computing it again, from copies of what it replaces.
-        changes = moments = jax.lax.optimization_barrier(sgd(config.momentum, moments, gradients, own_rates))
+        directions, moments = _adam(optim).update(gradients, moments)
+        if optim.rule in ("adamw", "lamb"):  # their means leave the decay out
+            directions = with_decay(directions)
+        if optim.rule == "lamb":
+            directions, _ = optax.scale_by_trust_ratio().update(directions, optax.EmptyState(), params)
+        changes = jax.tree.map(lambda rate, direction: -rate * direction, own_rates, directions)
     return jax.tree.map(jnp.add, params, changes), moments, changes
 
 
+def _adam(optim: OptimConfig) -> optax.GradientTransformation:
+    return optax.scale_by_adam(eps=1e-6 if optim.rule == "lamb" else 1e-8)  # as in each paper
+
+
 def rate_of(config: OptimConfig, rates: Rates, layer: str, kind: str) -> Any:
-    """The rate of a layer's "kernel" or "bias"."""
+    """The learning rate of a layer's "kernel" or "bias"."""
     own = (rates.biases if kind == "bias" else rates.weights) * dict(config.layer_rates).get(layer, 1.0)
     return own * rates.conv1 if layer == "conv1" else own
 
 
 def decay_of(config: OptimConfig, layer: str, kind: str) -> float | None:
-    """Its weight decay; None where it has none."""
+    """The weight decay of a layer's "kernel" or "bias"; None if it has none."""
     if kind == "bias" and not config.decay_biases:
         return None
     return dict(config.layer_decays).get(layer, config.decay)
 
 
-def sgd(momentum: float, velocity: Any, gradients: Any, rates: Any) -> Any:
-    """The new velocity: v <- momentum v - rate (g + decay w), with the decay in `gradients` already.
+def names_of(path: tuple[Any, ...]) -> tuple[str, str]:
+    """The names of a parameter's layer and of the parameter in it. A user's own network may nest them deeper."""
+    names = [str(getattr(part, "key", part)) for part in path]
+    return names[0], names[-1]
 
-    A parameter whose rate is 0 stands still, momentum and all (cuda-convnet's weights.cu). `optax.sgd` multiplies
-    by the rate behind the velocity, which is another update as soon as the rate changes.
+
+def sgd(momentum: float, velocity: Any, gradients: Any, rates: Any) -> Any:
+    """The new velocity: v <- momentum v - rate (g + decay w). `gradients` already include the decay.
+
+    A rate of 0 freezes a parameter, momentum included (cuda-convnet's weights.cu). `optax.sgd` multiplies the velocity
+    by the rate instead, which is a different update once the rate changes.
     """
     return jax.tree.map(lambda v, g, e: jnp.where(e > 0, momentum * v - e * g, 0), velocity, gradients, rates)
 
 
+def trusted(config: OptimConfig, path: tuple[Any, ...], rate: Any, w: Any, g: Any) -> Any:
+    """The rate of LARS: a kernel's rate times trust |w| / (|g| + decay |w|), a bias's unchanged.
+
+    You, Gitman and Ginsburg 2017, algorithm 1. `optax.lars` divides by |g + decay w| instead.
+    """
+    layer, kind = names_of(path)
+    if kind == "bias":
+        return rate
+    size = jnp.linalg.norm(w.ravel())
+    below = jnp.linalg.norm(g.ravel()) + (decay_of(config, layer, kind) or 0.0) * size
+    return rate * jnp.where((size > 0) & (below > 0), config.trust * size / below, 1.0)
+
+
 def check_layers(config: OptimConfig, layers: Collection[str]) -> None:
-    """Raises BadInput where `layer_rates` or `layer_decays` name a layer that is not there."""
+    """Raises BadInput if `layer_rates` or `layer_decays` name a layer that the network does not have."""
     for field in ("layer_rates", "layer_decays"):
         for layer, _ in getattr(config, field):
             if layer not in layers:
@@ -77,10 +116,14 @@ def check_layers(config: OptimConfig, layers: Collection[str]) -> None:
 
 
 def fraction(schedule: Schedule, epoch: float, epochs: float, drops: int) -> float:
-    """What a schedule multiplies its rate by at `epoch` (a fraction of one counts) of a run of `epochs`.
+    """The factor by which a schedule multiplies its rate at `epoch`, which may be fractional, of a run of `epochs`.
 
-    `drops`: how often the plateau rule has dropped.
+    `drops`: how often the plateau rule has lowered the rate.
     """
+    return min(1.0, epoch / schedule.warmup if schedule.warmup else 1.0) * _after_warmup(schedule, epoch, epochs, drops)
+
+
+def _after_warmup(schedule: Schedule, epoch: float, epochs: float, drops: int) -> float:
     if schedule.kind == "steps":
         return schedule.factor ** -sum(epoch >= at for at in schedule.epochs)
     if schedule.kind == "staircase":  # dexp in cuda-convnet's lr.py
@@ -88,12 +131,16 @@ def fraction(schedule: Schedule, epoch: float, epochs: float, drops: int) -> flo
         return schedule.factor ** -(stair / max(1, schedule.stairs - 1))
     if schedule.kind == "plateau":
         return schedule.factor**-drops
+    if schedule.kind == "cosine":
+        done = max(0.0, epoch - schedule.warmup) / max(epochs - schedule.warmup, 1e-9)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
     return 1.0
 
 
 def rates(config: OptimConfig, epoch: float, progress: Progress) -> Rates:
-    """The rates at `epoch`, given what the plateau rule has seen so far."""
-    weights = fraction(config.schedule, epoch, config.epochs, progress.weights.drops)
-    biases = fraction(config.bias_schedule, epoch, config.epochs, progress.biases.drops)
+    """The rates at `epoch`. `progress` holds the state of the plateau rule."""
+    of_weights, of_biases = config.schedules
+    weights = fraction(of_weights, epoch, config.epochs, progress.weights.drops)
+    biases = fraction(of_biases, epoch, config.epochs, progress.biases.drops)
     frozen = config.freeze_conv1 is not None and epoch >= config.freeze_conv1
     return Rates(config.rate * weights, config.rate * config.bias_rate * biases, 0.0 if frozen else 1.0)

@@ -1,4 +1,4 @@
-"""How far a run is, in every sense but its arrays. Every checkpoint holds it, so that a run goes on exactly."""
+"""The state of a run besides its arrays. Every checkpoint holds it, so that the run continues exactly."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -8,7 +8,7 @@ from alexnet_jax.config import Schedule
 
 @dataclass
 class Plateau:
-    """Section 5: the rate is divided by ten when the validation error stops improving."""
+    """Section 5: the learning rate is divided by ten when the validation error stops improving."""
 
     best: float = 1.0
     """the lowest validation top-1 error so far"""
@@ -17,7 +17,7 @@ class Plateau:
     drops: int = 0
 
     def see(self, error: float, schedule: Schedule) -> None:
-        """Takes note of one epoch's validation top-1 error."""
+        """Takes one epoch's validation top-1 error into account."""
         if error < self.best:
             self.best, self.waited = error, 0
             return
@@ -33,9 +33,9 @@ class Progress:
     biases: Plateau = field(default_factory=Plateau)
     """of the biases' rate"""
     best_error: float | None = None
-    """the lowest validation top-1 error so far, that of the `best` checkpoint"""
+    """the lowest validation top-1 error so far, which is the `best` checkpoint's"""
     window: dict[str, float] = field(default_factory=dict)
-    """sums over the steps of the log's unfinished line"""
+    """sums over the steps since the last line of the log"""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -1,4 +1,4 @@
-"""The training step and the evaluation step: pure functions that know neither the network nor the layout.
+"""The training step and the evaluation step: pure functions that know neither the network nor its layout.
 
 B batch  H,W height,width  C channels  K classes
 """
@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from alexnet_jax.config import OptimConfig
-from alexnet_jax.training.optimiser import Rates, moments, update
+from alexnet_jax.training.optimiser import Optimiser, Rates, moments, update
 
 
 class State(NamedTuple):
@@ -24,17 +23,17 @@ class State(NamedTuple):
     moments: Any
 
 
-def new_state(params: Any, optim: OptimConfig) -> State:
+def new_state(params: Any, optim: Optimiser) -> State:
     return State(jnp.zeros((), jnp.int32), params, moments(optim, params))
 
 
 def make_train_step(
-    forward: Callable[..., Array], augment: Callable[..., Array], optim: OptimConfig
+    forward: Callable[..., Array], augment: Callable[..., Array], optim: Optimiser
 ) -> Callable[..., tuple[State, dict[str, Array]]]:
     """step(state, images uint8 [B, H, W, C], label [B], key, rates, noisy) -> (state, metrics), compiled.
 
-    `augment(images, key, noisy)` and `forward(params, images, key=, train=)` get keys made of `key` and the step's
-    number alone, so that a run resumes exactly. The metrics are means over the batch; the state given is consumed.
+    `augment(images, key, noisy)` and `forward(params, images, key=, train=)` get keys made only of `key` and the step's
+    number, so that a run resumes exactly. The metrics are means over the batch. The state passed in is donated.
     """
 
     @partial(jax.jit, donate_argnums=0)
@@ -65,7 +64,7 @@ def make_probabilities(
 ) -> Callable[[Any, Array, int], Array]:
     """probabilities(params, images uint8 [B, H, W, C], crops) -> [B, K], means over the first test views (section 4.1).
 
-    `view(images, n)` is the n-th test view. One of them is compiled, once.
+    `view(images, n)` is the n-th test view. Compiled once for all views.
     """
 
     @jax.jit
@@ -83,8 +82,8 @@ def make_error_sums(
 ) -> Callable[..., dict[str, Array]]:
     """sums(params, images uint8 [B, H, W, C], label [B], weight [B], crops) -> sums of loss and errors over the batch.
 
-    Of the means over the first `crops` views, as `make_probabilities` has them; an example of weight 0 is padding. A
-    label outside the five likeliest classes is a top-5 error.
+    They use probabilities averaged over the first `crops` views. An example of weight 0 is padding. A label that is not
+    among the five most likely classes is a top-5 error.
     """
 
     probabilities = make_probabilities(forward, view)

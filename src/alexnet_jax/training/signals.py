@@ -1,0 +1,35 @@
+"""Ending a run cleanly when it is interrupted."""
+
+import signal
+import sys
+import threading
+from typing import Any
+
+
+class Signals:
+    """On SIGINT or SIGTERM, lets the current step finish before the run ends. A second signal ends it at once.
+
+    Only the main thread can handle signals; in other threads this does nothing.
+    """
+
+    stop = 0
+    """the signal received, 0 for none"""
+
+    def __enter__(self) -> "Signals":
+        taken = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+        self._before = {number: signal.signal(number, self._take) for number in taken}
+        return self
+
+    def _take(self, number: int, frame: Any) -> None:
+        self.stop = number
+        signal.signal(number, self._before[signal.Signals(number)])
+
+    def __exit__(self, *_: object) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)
+
+    def end(self) -> None:
+        """Ends the process or the notebook's cell, as the signal would have done."""
+        if self.stop == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(128 + self.stop)
