@@ -70,7 +70,12 @@ def test_no_key_is_drawn_from_twice(tiny: Config, network: str, monkeypatch: pyt
     def view(images: jax.Array, key: jax.Array, noise: jax.Array) -> jax.Array:
         return augment.training_view(images, jnp.arange(8), key, measured, noise, data=data, size=28)
 
-    step = make_train_step(alexnet.forward(model), view, tiny.optim)
+    network = alexnet.forward(model)
+
+    def forward(params: Any, images: jax.Array, **draw: Any) -> jax.Array:
+        return jax.lax.stop_gradient(network(params, images, **draw))  # nothing is drawn on the way back
+
+    step = make_train_step(forward, view, tiny.optim)
     params = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda key: alexnet.init(model, key), jax.random.key(0)))
     for seed in (0, 1):
         state, key = new_state(jax.tree.map(jnp.copy, params), tiny.optim), jax.random.key(seed)
@@ -204,14 +209,12 @@ def test_dropout_masks_of_layers_columns_images_and_keys_say_nothing_of_each_oth
 # ------------------------------------------------------------------------------------------------------ initial weights
 
 
-def wide_networks(tiny: Config) -> dict[str, Model]:
-    """A network of each kind, whose layers are equal where they can be, with random biases."""
+def equal_layers(tiny: Config) -> dict[str, Model]:
+    """Networks whose layers are equal where they can be, with random biases."""
     conv, dense = Conv(64, 3, padding=(1, 1), bias_std=0.01), Dense(64, bias_std=0.01)
-    equal = {f"conv{n}": conv for n in (3, 4, 5, 6)} | {"fc6": dense, "fc7": dense, "fc8": dense}
-    local = Conv(8, 3, padding=(1, 1), bias_std=0.01)
+    convs, local = {f"conv{n}": conv for n in (3, 4, 5, 6)}, Conv(8, 3, padding=(1, 1), bias_std=0.01)
     return {
-        "alexnet": replace(tiny.model, **equal),
-        "tutorial": TutorialConfig(std=1.0, conv2=Conv(64, 3), conv3=Conv(64, 3), fc1=dense, fc2=dense, out=dense),
+        "alexnet": replace(tiny.model, **convs, fc6=dense, fc7=dense, fc8=dense),
         "cifar": CifarConfig(image_size=16, conv3=None, local3=local, local4=local, fc10=dense),
     }
 
@@ -222,12 +225,13 @@ def alike(a: np.ndarray, b: np.ndarray) -> float:
     return float(abs(np.corrcoef(np.ravel(a)[:count], np.ravel(b)[:count])[0, 1]) * count**0.5)
 
 
-@pytest.mark.parametrize("network", ["alexnet", "tutorial", "cifar"])
+@pytest.mark.parametrize("network", ["alexnet", "cifar"])
 def test_initial_weights_of_layers_columns_and_seeds_say_nothing_of_each_other(tiny: Config, network: str) -> None:
     """Kernels against biases too. Draws from the same key begin with the same numbers, whatever their shape."""
-    model = wide_networks(tiny)[network]
+    model = equal_layers(tiny)[network]
     init = jax.jit(partial(alexnet.init, model))
-    params, others = (jax.device_get(init(jax.random.key(seed))) for seed in (0, 1))
+    # JAX compiles this generator faster.
+    params, others = (jax.device_get(init(jax.random.key(seed, impl="rbg"))) for seed in (0, 1))
     drawn = {(layer, kind): array for layer, own in params.items() for kind, array in own.items() if np.ptp(array) > 0}
     assert len([kind for _, kind in drawn if kind == "bias"]) >= 3
     for (name, a), (other, b) in combinations(drawn.items(), 2):
