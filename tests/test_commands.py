@@ -296,7 +296,7 @@ def test_bad_input_is_answered_with_one_sentence(tiny_file: Path, tiny_data: Pat
     assert "model.dropout is 2" in refused("fashion", "--model.dropout", 2)
     assert "there is no data directory" in refused("fashion", "--data", tmp_path / "nothing")
     assert "needs 16 devices and there are 4 (cpu); set JAX_NUM_CPU_DEVICES=16" in refused("--mesh", "8,2")
-    assert "give the preset or file first" in refused("--steps", 1, "cuda_convnet")
+    assert "give the config first" in refused("--steps", 1, "cuda_convnet")
     assert "--mesh two is not D,C" in refused("--mesh", "two")
     assert "a batch of 63 cannot be shared by a data axis of 2" in refused("--mesh", "2,2", "--optim.batch", 63)
     assert "have 1 channel(s) and the network reads 3" in refused("cuda_convnet")

@@ -69,8 +69,8 @@ def test_pooled_counts_a_ragged_last_window(side: int, expected: int) -> None:
         ({"image_size": 6}, r"model.image_size 6 does not fit the network: conv1's 11x11 kernel reads a map of 6x6"),
         ({"dropout": 1.0}, "model.dropout is 1"),
         ({"columns": 0}, "model.columns is 0"),
-        ({"conv3": Conv(0, 3)}, "model.conv3.kernels is 0; it is at least 1"),
-        ({"image_size": 19, "ragged": ()}, "model.image_size 19 leaves pool2 a map of 1x1, less than its window"),
+        ({"conv3": Conv(0, 3)}, "model.conv3.kernels is 0; give at least 1"),
+        ({"image_size": 19, "ragged": ()}, "model.image_size 19 leaves pool2 a map of 1x1, smaller than its window"),
         ({"conv3": Conv(383, 3)}, "model.conv3.kernels is 383, which 2 columns cannot share"),
     ],
 )
@@ -87,7 +87,7 @@ def test_activations_are_the_functions_of_jax_nn_that_treat_each_element_alike()
         both = getattr(jax.nn, name)(x)
         np.testing.assert_array_equal(both[:, :3], getattr(jax.nn, name)(x[:, :3]), name)  # as on the other device
     for name in ("softmax", "glu", "one_hot", "logsumexp", "nothing"):
-        with pytest.raises(BadInput, match=f"model.activation is '{name}'; it is one of jax.nn's celu, elu, gelu"):
+        with pytest.raises(BadInput, match=f"model.activation is '{name}'; give one of jax.nn's celu, elu, gelu"):
             ModelConfig(activation=name)
 
 
@@ -108,7 +108,7 @@ def test_a_bias_schedule_that_is_the_weights_is_written_in_one_way() -> None:
     ("make", "message"),
     [
         (lambda: Schedule(warmup=-1.0), "a warmup of -1 epochs; give 0 or more"),
-        (lambda: OptimConfig(trust=0.0), "optim.trust is 0; it is more than 0"),
+        (lambda: OptimConfig(trust=0.0), "optim.trust is 0; give a finite number of more than 0"),
     ],
 )
 def test_a_schedule_that_cannot_be_is_refused(make: Callable[[], object], message: str) -> None:

@@ -1,4 +1,4 @@
-"""docs/fidelity.md is what the presets say, cell by cell, each with its source."""
+"""docs/fidelity.md says what the presets say, choice by choice, each with its source."""
 
 import re
 import runpy
@@ -16,7 +16,9 @@ from alexnet_jax.config.presets import PRESETS, preset
 ROOT = Path(__file__).parent.parent
 SCRIPT = runpy.run_path(str(ROOT / "scripts" / "fidelity.py"))
 page: Callable[..., str] = SCRIPT["page"]
-ROWS = SCRIPT["ROWS"]
+TABLES = SCRIPT["TABLES"]
+ROWS = [row for rows in TABLES.values() for row in rows]
+WORDS = SCRIPT["WORDS"]  # fidelity.toml
 
 
 def test_the_page_is_that_of_the_presets() -> None:
@@ -24,21 +26,36 @@ def test_the_page_is_that_of_the_presets() -> None:
     assert written == page(), "a preset has changed; run python scripts/fidelity.py"
 
 
-def test_every_preset_is_a_column_and_every_choice_a_row() -> None:
-    head, _, *rows = (line for line in page().splitlines() if line.startswith("|"))
-    assert sorted(re.findall(r"`(\w+)`", head)) == sorted(PRESETS)
-    assert [row.split(" | ")[0] for row in rows] == [f"| {row.choice}" for row in ROWS]
-    assert {row.count(" | ") for row in (head, *rows)} == {len(PRESETS)}
+def test_every_preset_has_one_value_of_every_choice() -> None:
+    tables = re.findall(r"^## (.*)\n(?:\n.*)*?\n\| choice .*\n\|[-|]+\n((?:\|.*\n)+)", page(), re.MULTILINE)
+    assert [heading for heading, _ in tables] == [subject["heading"] for subject in WORDS["subjects"].values()]
+    found: dict[str, dict[str, str]] = {}
+    for _, table in tables:
+        for line in table.splitlines():
+            choice, value, presets = line.removeprefix("| ").removesuffix(" |").split(" | ")
+            if choice:
+                assert choice not in found
+                found[choice] = {}
+            for name in re.findall(r"`(\w+)`", presets):
+                assert name not in found[list(found)[-1]]
+                found[list(found)[-1]][name] = value
+    expected = {row.choice: {name: row.value(config) for name, config in PRESETS.items()} for row in ROWS}
+    assert list(found) == list(expected)
+    for choice, its in expected.items():
+        assert found[choice] == {name: value for name, value in its.items() if value is not None}
 
 
 def test_a_preset_that_changes_changes_the_page() -> None:
     config = preset("cuda_convnet")
     changed = replace(config, optim=replace(config.optim, freeze_conv1=72.0))
     before, now = page().splitlines(), page(PRESETS | {"cuda_convnet": changed}).splitlines()
-    lines = [(a, b) for a, b in zip(before, now, strict=True) if a != b]
-    assert len(lines) == 1
-    assert "from epoch 74" in lines[0][0]
-    assert "from epoch 72" in lines[0][1]
+    assert [line for line in before if line not in now] == [
+        "|  | from epoch 74 | `cuda_convnet`, `half`, `six_conv` [170.params] |"
+    ]
+    assert [line for line in now if line not in before] == [
+        "|  | from epoch 72 | `cuda_convnet` [170.params] |",
+        "|  | from epoch 74 | `half`, `six_conv` [170.params] |",
+    ]
 
 
 def with_field(config: Any, name: str, value: Any) -> Any:
@@ -47,14 +64,14 @@ def with_field(config: Any, name: str, value: Any) -> Any:
     return replace(config, **{field: with_field(getattr(config, field), rest, value) if rest else value})
 
 
-def column(config: Config) -> list[str]:
-    """What the page says of a preset, without what is counted: counts would show many a change that no cell names."""
+def values(config: Config) -> list[str | None]:
+    """What the page says of a preset, without what is counted: counts would show many a change that no choice names."""
     return [row.value(config) for row in ROWS if row.sources != "counted"]
 
 
 def shows(config: Config, name: str, value: Any) -> bool:
     try:
-        return column(with_field(config, name, value)) != column(config)
+        return values(with_field(config, name, value)) != values(config)
     except BadInput:  # it does not fit together
         return False
 
@@ -73,14 +90,23 @@ def test_every_field_in_which_a_preset_differs_is_on_the_page(name: str) -> None
         assert shows(first, layer, both[1]) or shows(config, layer, both[0]), field
 
 
+def test_the_file_of_sources_names_presets_and_choices_and_nothing_else() -> None:
+    assert WORDS["presets"].keys() == PRESETS.keys()
+    assert WORDS["choices"].keys() == WORDS["subjects"].keys()
+    choices = {name: table for its in WORDS["choices"].values() for name, table in its.items()}
+    assert choices.keys() == SCRIPT["VALUES"].keys()
+    for table in (*WORDS["defaults"].values(), *choices.values()):
+        assert table.keys() - {"row", "default", "everywhere"} <= PRESETS.keys()
+
+
 def test_a_cell_without_a_source_is_an_error() -> None:
     new = replace(preset("paper"), preset="new")
     with pytest.raises(KeyError, match="of new has no source"):
         page(PRESETS | {"new": new})
     row = SCRIPT["Row"]("a new choice", lambda config: "something", {"paper": "P 5"})
-    assert row.cell(preset("paper")) == "something [P 5]"
+    assert row.lines({"paper": preset("paper")}) == ["| a new choice | something | `paper` [P 5] |"]
     with pytest.raises(KeyError, match="'a new choice' of caffe has no source"):
-        row.cell(preset("caffe"))
+        row.lines({"caffe": preset("caffe")})
 
 
 def test_the_key_explains_every_tag_and_nothing_else() -> None:
@@ -92,4 +118,4 @@ def test_the_key_explains_every_tag_and_nothing_else() -> None:
         assert f"- [{tag}] " in key
     assert "- P and a section: " in key
     links = re.findall(r"^\[([^]]+)\]: https://", page(), re.MULTILINE)
-    assert sorted(links) == sorted(tags - set(SCRIPT["WORDS"]))
+    assert sorted(links) == sorted(tags - set(WORDS["words"]))

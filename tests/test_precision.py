@@ -118,7 +118,7 @@ def test_a_run_in_bfloat16_learns_and_keeps_float32(tiny_file: Path, tiny_data: 
     ten_crops = next(line for line in lines if "validation/ten_crops/loss" in line)
     assert figures["loss"] == pytest.approx(ten_crops["validation/ten_crops/loss"], rel=1e-6)
     refused = run_command("train", *command).refused
-    assert "another config: precision (bfloat16 there, float32 now)" in refused
+    assert "another config: precision (was bfloat16, now float32)" in refused
 
 
 def test_a_config_from_before_there_was_a_precision_is_float32() -> None:
@@ -130,7 +130,7 @@ def test_a_config_from_before_there_was_a_precision_is_float32() -> None:
 
 def test_another_precision_is_refused(tiny: Config) -> None:
     other: Any = "float16"
-    with pytest.raises(BadInput, match="precision is 'float16'; it is one of float32, bfloat16"):
+    with pytest.raises(BadInput, match="precision is 'float16'; give one of float32, bfloat16"):
         Config(precision=other)
     with pytest.raises(BadInput, match="precision is 'float16'"):
         alexnet.forward(tiny.model, precision=other)

@@ -183,7 +183,7 @@ def make_cpu_devices(mesh: str = "auto") -> None:
 
 
 def keep_compiled() -> None:
-    """Lets JAX keep compiled programs in the user's cache directory, so that the next start does not compile them again.
+    """Lets JAX keep compiled programs in the user's cache directory, so that the next start need not compile them.
 
     JAX_COMPILATION_CACHE_DIR names another directory and JAX_ENABLE_COMPILATION_CACHE=false turns the cache off. If the
     directory cannot be written, there is no cache.

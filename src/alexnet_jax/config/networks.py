@@ -11,7 +11,7 @@ import jax
 
 from alexnet_jax.config.errors import BadInput
 
-# What may follow a convolution. The activation belongs to the layer it stands behind.
+# What may follow a convolution. The activation belongs to the layer it follows.
 Follow = Literal["activation", "norm", "map_norm", "pool"]
 
 
@@ -25,13 +25,13 @@ class Conv:
     """height and width of a kernel"""
     stride: int = 1
     padding: tuple[int, int] = (0, 0)
-    """zero rows and columns before and after the picture, the same for both axes"""
+    """zero rows and columns before and after the image, the same on both axes"""
     std: float = 0.01
     """standard deviation of the initial kernels, which are drawn from N(0, std^2)"""
     bias: float = 0.0
     """initial bias"""
     bias_std: float = 0.0
-    """standard deviation of the initial biases around it"""
+    """standard deviation of the initial biases around `bias`"""
     then: tuple[Follow, ...] = ("activation",)
     """what follows: activation, norm (LRN), map_norm (cuda-convnet's same-map norm), pool"""
 
@@ -39,7 +39,7 @@ class Conv:
         if min(self.size, self.stride) < 1 or min(self.padding) < 0:
             raise BadInput(
                 f"a convolution has size {self.size}, stride {self.stride} and padding {self.padding}; "
-                f"size and stride are at least 1, padding at least 0"
+                f"give a size and stride of at least 1 and a padding of at least 0"
             )
 
 
@@ -54,7 +54,7 @@ class Dense:
     bias: float = 0.0
     """initial bias"""
     bias_std: float = 0.0
-    """standard deviation of the initial biases around it"""
+    """standard deviation of the initial biases around `bias`"""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Pool:
 
     def __post_init__(self) -> None:
         if not 1 <= self.stride <= self.size:
-            raise BadInput(f"model.pool has stride {self.stride} and size {self.size}; 1 <= stride <= size")
+            raise BadInput(f"model.pool has stride {self.stride} and size {self.size}; give 1 <= stride <= size")
 
 
 @dataclass(frozen=True)
@@ -81,19 +81,19 @@ class ResponseNorm:
 
     @property
     def reach(self) -> tuple[int, int]:
-        """How far a window reaches before and behind its own place (cuda-convnet's conv_util.cu)."""
+        """How far a window reaches before and after its own place (cuda-convnet's conv_util.cu)."""
         return self.n // 2, self.n - 1 - self.n // 2
 
     def __post_init__(self) -> None:
         if self.n < 1 or self.k <= 0 or self.alpha < 0:
             raise BadInput(
-                f"a response norm has k {self.k:g}, n {self.n}, alpha {self.alpha:g}; k > 0, n >= 1, alpha >= 0"
+                f"a response norm has k {self.k:g}, n {self.n}, alpha {self.alpha:g}; give k > 0, n >= 1, alpha >= 0"
             )
 
 
 @cache
 def activations() -> tuple[str, ...]:
-    """The functions of `jax.nn` that take one array and treat each of its elements alike, by name."""
+    """The names of the functions in `jax.nn` that take one array and work on each element alike."""
     found = []
     for name, function in inspect.getmembers(jax.nn, callable):
         parameters = inspect.signature(function).parameters
@@ -104,14 +104,14 @@ def activations() -> tuple[str, ...]:
 
 
 def check_activation(name: str) -> None:
-    """Raises BadInput where `jax.nn` has no such activation."""
+    """Raises BadInput if `jax.nn` has no such activation."""
     if name not in activations():
-        raise BadInput(f"model.activation is {name!r}; it is one of jax.nn's {', '.join(activations())}")
+        raise BadInput(f"model.activation is {name!r}; give one of jax.nn's {', '.join(activations())}")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network of section 3.5, and those that differ from it in a few choices."""
+    """The network of section 3.5, and networks that differ from it in a few choices."""
 
     logits: ClassVar[str] = "fc8"
 
@@ -120,26 +120,26 @@ class ModelConfig:
     """height and width of the crop that enters the network"""
     channels: int = 3
     columns: int = 2
-    """columns, each with its share of every layer's kernels"""
+    """number of columns; each has an equal share of every layer's kernels"""
     columns_meet: bool = True
     """whether conv3, conv6, fc6 and fc7 read all columns; otherwise the columns meet only in the logits"""
     activation: str = "relu"
-    """a function of jax.nn that takes one array: relu, tanh, sigmoid, gelu .. (section 3.1)"""
+    """a function of jax.nn that takes one array, such as relu, tanh, sigmoid or gelu (section 3.1)"""
     pool: Pool = Pool()
     ragged: tuple[Literal["pool1", "pool2", "pool5"], ...] = ("pool1", "pool2", "pool5")
-    """poolings whose last window may reach over the bottom and right border, as in cuda-convnet and Caffe"""
+    """pooling layers whose last window may reach past the bottom and right border, as in cuda-convnet and Caffe"""
     norm: bool = True
-    """False leaves out every response normalisation"""
+    """False removes every response normalisation"""
     lrn: ResponseNorm = ResponseNorm()
-    """across the maps at one position"""
+    """normalisation across the maps at one position"""
     lrn_across_columns: bool = False
-    """whether its windows reach into the next column, as Caffe's do; otherwise they stop at the column's border"""
+    """whether its windows reach into the next column, as in Caffe; otherwise they stop at the column's border"""
     map_norm: ResponseNorm = ResponseNorm(k=1.0, alpha=4e-5)
-    """across n x n positions of one map; absent from the paper"""
+    """normalisation across n x n positions of one map; the paper does not mention it"""
     dropout: float = 0.5
     """probability that a unit is dropped in training"""
     dropout_before: tuple[Literal["fc6", "fc7", "fc8"], ...] = ("fc7", "fc8")
-    """layers whose inputs are dropped: before fc7 and fc8 are the units of fc6 and fc7"""
+    """layers whose inputs are dropped; the inputs of fc7 and fc8 are the units of fc6 and fc7"""
     dropout_scale: Literal["test", "train"] = "test"
     """test: units are multiplied by 1 - dropout at test time (the paper); train: by its inverse in training"""
     conv1: Conv = Conv(96, 11, stride=4, padding=(0, 3), then=("activation", "norm", "pool"))
@@ -148,7 +148,7 @@ class ModelConfig:
     conv4: Conv = Conv(384, 3, padding=(1, 1), bias=1.0)
     conv5: Conv = Conv(256, 3, padding=(1, 1), bias=1.0, then=("activation", "pool"))
     conv6: Conv | None = None
-    """a sixth convolution over the last pooling layer, reading all columns (section 6, note 1)"""
+    """a sixth convolution after the last pooling layer; it reads all columns (section 6, note 1)"""
     fc6: Dense = Dense(4096, bias=1.0)
     fc7: Dense = Dense(4096, bias=1.0)
     fc8: Dense = Dense(1000)
@@ -167,19 +167,19 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.columns < 1:
-            raise BadInput(f"model.columns is {self.columns}; a network has at least one column")
+            raise BadInput(f"model.columns is {self.columns}; give at least 1")
         check_activation(self.activation)
         if not 0 <= self.dropout < 1:
-            raise BadInput(f"model.dropout is {self.dropout:g}; it is a probability from 0 up to but not 1")
+            raise BadInput(f"model.dropout is {self.dropout:g}; give at least 0 and less than 1")
         widths = {f"{name}.kernels": conv.kernels for name, conv in self.convs.items()}
         widths |= {"fc6.units": self.fc6.units, "fc7.units": self.fc7.units}
         check_widths(widths, self.columns)
         self.sides()
 
     def sides(self) -> dict[str, int]:
-        """Height and width of what leaves each convolution and pooling layer: {"conv1": 55, "pool1": 27, ...}.
+        """Height and width of the output of each convolution and pooling layer: {"conv1": 55, "pool1": 27, ...}.
 
-        Raises BadInput where nothing is left of the picture.
+        Raises BadInput if the image is too small for the network.
         """
         return sides(self.image_size, self.convs, lambda name, side: pooled(side, self.pool, name in self.ragged))
 
@@ -188,8 +188,7 @@ class ModelConfig:
 class TutorialConfig:
     """The MNIST network of the TensorFlow tutorials (aymericdamien/TensorFlow-Examples, alexnet.py).
 
-    Behind each convolution come its ReLU, pooling, LRN and dropout, in this order. There is none of that behind the
-    fully connected layers.
+    Each convolution is followed by its ReLU, pooling, LRN and dropout, in this order, fc1 and fc2 only by their ReLU.
     """
 
     columns: ClassVar[int] = 1
@@ -204,9 +203,9 @@ class TutorialConfig:
     lrn: ResponseNorm = ResponseNorm(k=1.0, n=9, alpha=0.001 / 9)
     """TensorFlow's depth_radius of 4 is a window of 9"""
     dropout: float = 0.2
-    """probability that a position of a map is dropped in training, behind each norm; the others are scaled up"""
+    """probability that a position of a map is dropped in training, after each norm; the others are scaled up"""
     std: float | None = None
-    """one standard deviation for all initial weights and biases, in place of the layers' own; the tutorial's is 1"""
+    """one standard deviation for all initial weights and biases instead of the layers' own; the tutorial's is 1"""
     conv1: Conv = Conv(64, 3, padding=(1, 1), std=math.sqrt(2 / 9), then=("activation", "pool", "norm"))
     conv2: Conv = Conv(128, 3, padding=(1, 1), std=math.sqrt(2 / 576), then=("activation", "pool", "norm"))
     conv3: Conv = Conv(256, 3, padding=(1, 1), std=math.sqrt(2 / 1152), then=("activation", "pool", "norm"))
@@ -228,7 +227,7 @@ class TutorialConfig:
     def __post_init__(self) -> None:
         check_activation(self.activation)
         if not 0 <= self.dropout < 1:
-            raise BadInput(f"model.dropout is {self.dropout:g}; it is a probability from 0 up to but not 1")
+            raise BadInput(f"model.dropout is {self.dropout:g}; give at least 0 and less than 1")
         widths = {f"{name}.kernels": conv.kernels for name, conv in self.convs.items()}
         check_widths(widths | {"fc1.units": self.fc1.units, "fc2.units": self.fc2.units})
         sides(self.image_size, self.convs, lambda name, side: pooled(side, self.pool))
@@ -238,8 +237,8 @@ class TutorialConfig:
 class CifarConfig:
     """The CIFAR-10 networks of cuda-convnet's example-layers.
 
-    Two convolutions, then either a third (section 3.1, Figure 1) or two layers of local kernels, which every position
-    has of its own (section 3.3, footnote 1).
+    Two convolutions, then either a third (section 3.1, Figure 1) or two local layers, which have different kernels at
+    every position (section 3.3, footnote 1).
     """
 
     columns: ClassVar[int] = 1
@@ -277,7 +276,7 @@ class CifarConfig:
         check_activation(self.activation)
         for name, layer in self.convs.items():
             if name.startswith("local") and layer.then != ("activation",):
-                raise BadInput(f"model.{name}.then is {layer.then}; behind a local layer there is its activation alone")
+                raise BadInput(f"model.{name}.then is {layer.then}; give a local layer its activation alone")
         check_widths({f"{name}.kernels": conv.kernels for name, conv in self.convs.items()})
         sides(self.image_size, self.convs, lambda name, side: pooled(side, getattr(self, name)))
 
@@ -286,16 +285,16 @@ Model = ModelConfig | TutorialConfig | CifarConfig
 
 
 def check_widths(widths: dict[str, int], columns: int = 1) -> None:
-    """Raises BadInput where a layer has no kernels or units, or the columns cannot share them."""
+    """Raises BadInput if a layer has no kernels or units, or the columns cannot share them equally."""
     for name, width in widths.items():
         if width < 1:
-            raise BadInput(f"model.{name} is {width}; it is at least 1")
+            raise BadInput(f"model.{name} is {width}; give at least 1")
         if width % columns:
             raise BadInput(f"model.{name} is {width}, which {columns} columns cannot share equally")
 
 
 def sides(image_size: int, convs: dict[str, Conv], pool: Callable[[str, int], int]) -> dict[str, int]:
-    """Height and width of what leaves each convolution and, by `pool`(its name, the side), each pooling layer."""
+    """Height and width of each convolution's output and, by `pool`(name, side), of each pooling layer's."""
     side, found = image_size, {}
     for name, conv in convs.items():
         if side + sum(conv.padding) < conv.size:
@@ -309,13 +308,13 @@ def sides(image_size: int, convs: dict[str, Conv], pool: Callable[[str, int], in
             name = name.replace("conv", "pool")
             if pool(name, side) < 1:
                 raise BadInput(
-                    f"model.image_size {image_size} leaves {name} a map of {side}x{side}, less than its window"
+                    f"model.image_size {image_size} leaves {name} a map of {side}x{side}, smaller than its window"
                 )
             side = found[name] = pool(name, side)
     return found
 
 
 def pooled(side: int, pool: Pool, ragged: bool = True) -> int:
-    """Height or width after pooling: a last, `ragged` window counts in cuda-convnet's layer.py."""
+    """Height or width after pooling. A `ragged` last window counts, as in cuda-convnet's layer.py."""
     room = side - pool.size
     return 1 + (max(0, -(-room // pool.stride)) if ragged else room // pool.stride)

@@ -1,4 +1,4 @@
-"""Named Configs, each with its source. A preset is `Config()`, the paper as printed, and what it changes in it."""
+"""Named Configs, each with its source. A preset is `Config()`, the paper as printed, with what it changes."""
 
 from dataclasses import replace
 from typing import TypeVar
@@ -16,16 +16,16 @@ from alexnet_jax.config.networks import (
 )
 from alexnet_jax.config.run import Config, DataConfig, OptimConfig, Schedule
 
-# The printed formulae: every kernel N(0, 0.01^2), LRN behind ReLU with alpha as printed, one rate for all
+# The printed formulae: every kernel N(0, 0.01^2), LRN after ReLU with alpha as printed, one learning rate for all
 # parameters, divided by ten when the validation error stalls, three times in about 90 epochs.
 PAPER = Config()
 _PAPER = ModelConfig()
 
-# What ran: net 145 of the released 2012 code (layers-145.cfg), trained by the hands-free schedule of its run 170.
+# What ran: net 145 of the released 2012 code (layers-145.cfg), with the automatic schedule of run 170.
 _CUDA_CONVNET = ModelConfig(
     # The code divides alpha by n (layer.py).
     lrn=ResponseNorm(alpha=1e-4 / 5),
-    # The first norm and pool see conv1 before its ReLU, negative responses and all.
+    # The first norm and pool read conv1 before its ReLU, negative responses included.
     conv1=replace(_PAPER.conv1, then=("norm", "pool", "activation")),
     conv2=replace(_PAPER.conv2, then=("activation", "norm", "map_norm", "pool")),
     conv3=replace(_PAPER.conv3, std=0.03),
@@ -51,8 +51,8 @@ CUDA_CONVNET = Config(
     ),
 )
 
-# The paper's comparison of two columns with one (section 3.2): net 145-half of the released code. One column of 2012's
-# width, but for conv5, fc6 and fc7, which keep the width of both, so that it is no smaller.
+# The paper's comparison of two columns with one (section 3.2): net 145-half of the released code. It has the width of
+# one column, except in conv5, fc6 and fc7. They keep the width of both columns, so that the network is no smaller.
 HALF = replace(
     CUDA_CONVNET,
     preset="half",
@@ -67,15 +67,15 @@ HALF = replace(
 )
 
 # Net 146 of the released code, pre-trained on all of ImageNet and then fine-tuned with `train --init` (section 6,
-# note 1): a sixth convolution over the last pooling layer. Its bottleneck in front of 21,843 classes is left out.
+# note 1): a sixth convolution after the last pooling layer. Its bottleneck before 21,843 classes is left out.
 SIX_CONV = replace(
     CUDA_CONVNET,
     preset="six_conv",
     model=replace(_CUDA_CONVNET, conv6=Conv(256, 3, padding=(1, 1), std=0.03, bias=1.0)),
 )
 
-# BVLC's AlexNet (caffe/models/bvlc_alexnet): crops of 227, LRN that knows nothing of columns, and as its biases of 1
-# did not train with a std of 0.01, biases of 0.1. 450,000 steps over 1,281,167 pictures.
+# BVLC's AlexNet (caffe/models/bvlc_alexnet): crops of 227, LRN across the column border, and biases of 0.1, because it
+# did not train with biases of 1 and a std of 0.01. 450,000 steps over 1,281,167 images.
 _DROP = 100_000 * 256 / 1_281_167
 _CAFFE_SCHEDULE = Schedule("steps", factor=10.0, epochs=(_DROP, 2 * _DROP, 3 * _DROP, 4 * _DROP))
 _CAFFE = ModelConfig(
@@ -125,14 +125,14 @@ Layer = TypeVar("Layer", Conv, Dense)
 
 
 def _pytorch(layer: Layer, inputs: int) -> Layer:
-    """The layer with the spread of PyTorch's initial weights and biases, U(-1/sqrt(inputs), 1/sqrt(inputs))."""
+    """The layer with the std of PyTorch's initial weights and biases, U(-1/sqrt(inputs), 1/sqrt(inputs))."""
     std = (3 * inputs) ** -0.5
     return replace(layer, std=std, bias_std=std)
 
 
-# The one column of "One weird trick" (Krizhevsky 2014) as torchvision reads it: no LRN, dropout in front of fc6. Its
-# recipe is torchvision's too (references/classification/README.md, on 8 GPUs): pixels divided by their standard
-# deviation, here that of all three colours together, and a tenth of the rate every 30 epochs.
+# The single column of "One weird trick" (Krizhevsky 2014) as torchvision reads it: no LRN, dropout before fc6. The
+# recipe is torchvision's, too (references/classification/README.md, on 8 GPUs): pixels divided by their standard
+# deviation, here that of all three colours together, and a learning rate divided by ten every 30 epochs.
 _THIRTIES = Schedule("steps", factor=10.0, epochs=(30.0, 60.0))
 ONE_WEIRD_TRICK = Config(
     preset="one_weird_trick",
@@ -154,9 +154,9 @@ ONE_WEIRD_TRICK = Config(
     data=DataConfig(scale=1 / (255 * 0.226), colour_noise="none"),
 )
 
-# The same network cut to size for 28x28 grey pictures: what `train` runs when nothing is named. LRN, pooling,
-# dropout and momentum are the paper's. Its own are: the widths; biases of 0, and weights drawn so that every layer's
-# activations have a spread near 1; conv1's rate, as its inputs reach 255; a rate that falls in small stairs.
+# The paper's network cut to size for 28x28 grey images: the default of `train`. LRN, pooling, dropout and momentum are
+# the paper's. Our own are the widths, the biases of 0, weights that give every layer's activations a std near 1, a
+# lower learning rate in conv1, whose inputs reach 255, and a learning rate that falls in small stairs.
 _FALL = Schedule("staircase", factor=30.0, stairs=8)
 FASHION = Config(
     preset="fashion",
@@ -183,8 +183,8 @@ FASHION = Config(
     data=DataConfig(pad=2, colour_noise="none"),
 )
 
-# TensorFlow-Examples' alexnet.py: 200,000 pictures in batches of 64 by Adam, of the 55,000 that its MNIST trains on.
-# Its initial weights and biases are all N(0, 1), `--model.std 1`; here they keep a ReLU's spread (std^2 = 2 / inputs).
+# TensorFlow-Examples' alexnet.py: 200,000 images in batches of 64 by Adam, from the 55,000 that its MNIST trains on.
+# Its initial weights and biases are all N(0, 1), which is `--model.std 1`. Here they suit ReLU: std^2 = 2 / inputs.
 TUTORIAL = Config(
     preset="tutorial",
     model=TutorialConfig(),
@@ -199,8 +199,8 @@ TUTORIAL = Config(
     data=DataConfig(crop=False, flip=False, mean="none", scale=1 / 255, colour_noise="none"),
 )
 
-# Figure 1: four layers, no regularisation. The paper does not print the network; this is cuda-convnet's of four layers
-# (layers-19pct.cfg) without its decay and the fall of its rate.
+# Figure 1: four layers, no regularisation. The paper does not print the network. This is cuda-convnet's network of four
+# layers (layers-19pct.cfg), without its weight decay and with a constant learning rate.
 CIFAR = Config(
     preset="cifar",
     model=CifarConfig(norm=False),
@@ -215,8 +215,8 @@ CIFAR = Config(
 )
 
 # Section 3.3, footnote 1: 13 % without normalisation, 11 % with it. cuda-convnet's layers-conv-local-13pct.cfg and
-# -11pct.cfg, which differ in more: local3 has 32 or 64 kernels, fc10 a decay of 0.004 or 0.01. The schedule is the
-# second one's: about 500 epochs, then ten and ten with a tenth and a hundredth of the rate.
+# -11pct.cfg differ in more than that: local3 has 32 or 64 kernels, fc10 a weight decay of 0.004 or 0.01. Both have the
+# schedule of the second: about 500 epochs, then ten at a tenth and ten at a hundredth of the learning rate.
 _TENTHS = Schedule("steps", factor=10.0, epochs=(500.0, 510.0))
 _UNDECAYED = (("conv1", 0.0), ("conv2", 0.0))
 _LOCAL = Conv(32, 3, padding=(1, 1), std=0.04)
@@ -280,8 +280,8 @@ PRESETS = {
 def preset(name: str) -> Config:
     """The config of that name, with .model, .optim, .data, .seed and .precision; all are frozen dataclasses.
 
-    `dataclasses.replace` makes variations. Presets and sources are listed in docs/fidelity.md. Raises BadInput where
-    there is no such preset, and names those there are.
+    `dataclasses.replace` makes variations. Presets and sources are listed in docs/fidelity.md. Raises BadInput if
+    there is no such preset, and names those that exist.
 
     >>> config = alexnet.preset("fashion")
     >>> config = replace(config, model=replace(config.model, dropout=0.0))

@@ -18,7 +18,7 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def diff(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
-    """The fields in which b differs from a: {"model.dropout": (0.5, 0.0)}. A field that one lacks is None there."""
+    """The fields in which b differs from a: {"model.dropout": (0.5, 0.0)}. A field that one of them lacks is None."""
     in_a, in_b = flat(a), flat(b)
     pairs = {name: (in_a.get(name), in_b.get(name)) for name in in_a | in_b}
     return {name: (before, now) for name, (before, now) in pairs.items() if before != now}
@@ -29,7 +29,7 @@ def to_json(config: Config) -> str:
 
 
 def from_json(text: str) -> Config:
-    """The Config that `to_json` wrote. Raises BadInput where the text is not one."""
+    """The Config that `to_json` wrote. Raises BadInput if the text is not one."""
     try:
         return _build(Config, json.loads(text), "")
     except (json.JSONDecodeError, TypeError, AttributeError) as error:
@@ -49,7 +49,7 @@ def _build(kind: Any, value: Any, name: str) -> Any:
 
 
 def _of_union(kind: Any, value: Any) -> Any:
-    """The member of `X | None` or of Model that the value is one of."""
+    """The member of a union, such as `Conv | None` or Model, that the value belongs to."""
     members = [member for member in get_args(kind) if dataclasses.is_dataclass(member)]
     if not isinstance(value, dict) or not members:
         return kind
@@ -62,7 +62,7 @@ def _of_union(kind: Any, value: Any) -> Any:
 
 
 def _tupled(value: Any) -> Any:
-    """JSON's lists as the tuples they were; rates by layer were once an object, with 1 where a layer had none."""
+    """JSON's lists as tuples. Old files hold `layer_rates` as an object, with 1 for a layer without its own."""
     if isinstance(value, dict):
         return tuple((layer, rate) for layer, rate in value.items() if rate != 1)
     return tuple(map(_tupled, value)) if isinstance(value, list) else value
