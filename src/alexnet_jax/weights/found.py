@@ -91,7 +91,7 @@ def kernel_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 def groups(model: ModelConfig, layer: str) -> int:
     """How many parts a convolution falls into that do not see each other: our columns, where they do not meet."""
-    return model.columns if layer in ("conv2", "conv4", "conv5") else 1
+    return 1 if layer == "conv1" or layer in model.meet else model.columns
 
 
 def needs(module: str, kind: str) -> ModuleType:
