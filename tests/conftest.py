@@ -88,13 +88,16 @@ class Ended:
         return self.err
 
 
-def run_command(name: str, *arguments: object) -> Ended:
-    """`python -m alexnet_jax.NAME ARGUMENTS`, without a new process."""
+def run_command(name: str | Path, *arguments: object) -> Ended:
+    """`python -m alexnet_jax.NAME ARGUMENTS`, or `python PATH ARGUMENTS`, without a new process."""
     out, err, before, code = io.StringIO(), io.StringIO(), sys.argv, 0
-    sys.argv = [name, *map(str, arguments)]
+    sys.argv = [str(name), *map(str, arguments)]
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            runpy.run_module(f"alexnet_jax.{name}", run_name="__main__")
+            if isinstance(name, Path):
+                runpy.run_path(str(name), run_name="__main__")
+            else:
+                runpy.run_module(f"alexnet_jax.{name}", run_name="__main__")
     except SystemExit as end:
         code = int(end.code or 0)
     finally:

@@ -1,4 +1,4 @@
-"""The benchmark: all contestants compute the same, who does not is struck out, and what is said of them is right."""
+"""The benchmark: contestants that do not compute the same are disqualified, and the report is right."""
 
 import importlib.util
 import json
@@ -15,12 +15,13 @@ import pytest
 from conftest import run_command
 
 import alexnet_jax as alexnet
-from alexnet_jax import benchmark
+import speed
 from alexnet_jax.config import Config, ModelConfig
-from alexnet_jax.contestants import onnx_runtime, ours, plain_jax, tables, task, turns, whole_runs
-from alexnet_jax.contestants.turns import Match, ratios
 from alexnet_jax.training.optimiser import sgd
+from contestants import onnx_runtime, ours, plain_jax, tables, task, turns, whole_runs
+from contestants.turns import Match, ratios
 
+SPEED = Path(speed.__file__)
 NETWORKS = ("tiny", "2012's order", "tutorial")
 
 
@@ -50,7 +51,7 @@ def arrays_of(directory: Path) -> dict[str, np.ndarray]:
 def test_plain_jax_trains_alike(network: Config, tmp_path: Path) -> None:
     task.write_task(tmp_path, network, "train", "float32", 2)
     mine = ours.role(str(tmp_path), "1,1")(check=True)["losses"]
-    assert abs(mine[2] / mine[0] - 1) > 5e-3, "the steps must be seen in the losses"
+    assert abs(mine[2] / mine[0] - 1) > 5e-3, "the losses must change over the steps"
     plain = plain_jax.role(str(tmp_path))
     np.testing.assert_allclose(plain(check=True)["losses"], mine, rtol=2e-5)
     assert plain(seconds=0.0)["steps"] == 1
@@ -77,7 +78,7 @@ def test_the_same_loss_in_inference(network: Config, tmp_path: Path) -> None:
 @pytest.mark.parametrize("work", ["train", "infer"])
 def test_pytorch_trains_alike(network: Config, work: task.Work, tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    from alexnet_jax.contestants import pytorch
+    from contestants import pytorch
 
     task.write_task(tmp_path, network, work, "float32", 2)
     mine = ours.role(str(tmp_path), "1,1")(check=True)["losses"]
@@ -85,9 +86,9 @@ def test_pytorch_trains_alike(network: Config, work: task.Work, tmp_path: Path) 
         np.testing.assert_allclose(pytorch.role(str(tmp_path), memory, "eager")(check=True)["losses"], mine, rtol=2e-5)
 
 
-def test_pytorchs_momentum_outlives_a_fall_of_the_rate_as_the_papers() -> None:
+def test_pytorchs_momentum_follows_the_paper_when_the_learning_rate_drops() -> None:
     torch = pytest.importorskip("torch")
-    from alexnet_jax.contestants import pytorch
+    from contestants import pytorch
 
     w = torch.ones(3, requires_grad=True)
     rule = torch.optim.SGD([w], lr=0.1, momentum=0.9)
@@ -121,7 +122,7 @@ def role_file(directory: Path, name: str, answer: str) -> Path:
     return path
 
 
-def test_who_computes_something_else_or_elsewhere_or_fails_is_struck_out(tmp_path: Path) -> None:
+def test_a_contestant_that_differs_or_fails_is_dropped(tmp_path: Path) -> None:
     timed = '{"steps": 10, "seconds": 2.0}'
     roles = {
         "honest": f'{{"losses": [2.0, 1.0, 0.5], "place": "cpu"}} if check else {timed}',
@@ -136,19 +137,19 @@ def test_who_computes_something_else_or_elsewhere_or_fails_is_struck_out(tmp_pat
         for name, answer in roles.items():
             match.enter(name, role_file(tmp_path, name, answer))
         match.enter("nowhere", tmp_path / "honest.py", python="/no/such/python")
-        benchmark.play(match, benchmark.Options(rounds=2), lambda: None)
+        speed.play(match, speed.Options(rounds=2), lambda: None)
     assert {name: len(answers) for name, answers in match.answers.items()} == {"honest": 2, "near": 2}
     assert match.skipped == {
-        "liar": "struck out: its losses are 2, 1, 0.6, those of honest 2, 1, 0.5",
-        "lost": "struck out: its losses are 2, nan, 0.5, those of honest 2, 1, 0.5",
-        "away": "it runs on the gpu, the others on the cpu",
+        "liar": "disqualified: its losses are 2, 1, 0.6, but those of honest are 2, 1, 0.5",
+        "lost": "disqualified: its losses are 2, nan, 0.5, but those of honest are 2, 1, 0.5",
+        "away": "disqualified: it runs on the gpu, the others on the cpu",
         "clumsy": "ZeroDivisionError: division by zero",
-        "mute": "it ended with 'no room'",
+        "mute": "it exited with the message 'no room'",
         "nowhere": "/no/such/python cannot be run: No such file or directory",
     }
 
 
-def test_who_does_not_answer_is_not_awaited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_contestant_that_does_not_answer_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "PATIENCE", 2.0)
     with Match() as match:
         match.enter("quick", role_file(tmp_path, "quick", "{}"))
@@ -163,15 +164,16 @@ def test_ratios_are_taken_round_by_round() -> None:
     assert ratios(figures, "a", "a") == ratios(figures, "a", "c") == []
 
 
-def test_nobody_outlives_an_umpire_that_is_killed(tmp_path: Path) -> None:
+def test_contestants_end_when_the_parent_is_killed(tmp_path: Path) -> None:
     role_file(tmp_path, "idle", "{}")
-    umpire = tmp_path / "umpire.py"
-    umpire.write_text(
-        "import sys, time\nfrom pathlib import Path\nfrom alexnet_jax.contestants.turns import Match\n"
+    parent = tmp_path / "parent.py"
+    parent.write_text(
+        f"import sys, time\nfrom pathlib import Path\nsys.path.append({str(SPEED.parent)!r})\n"
+        "from contestants.turns import Match\n"
         f"match = Match()\nmatch.enter('idle', Path({str(tmp_path / 'idle.py')!r}))\n"
         "print(match._there['idle']._process.pid, flush=True)\ntime.sleep(60)\n"
     )
-    process = subprocess.Popen([sys.executable, umpire], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen([sys.executable, parent], stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdout is not None
     worker = int(process.stdout.readline())
     os.kill(worker, 0)
@@ -182,23 +184,23 @@ def test_nobody_outlives_an_umpire_that_is_killed(tmp_path: Path) -> None:
         if not stat.exists() or stat.read_text().rsplit(")")[1].split()[0] == "Z":
             return
         time.sleep(0.05)
-    pytest.fail("the worker is still there")
+    pytest.fail("the worker is still running")
 
 
-def test_seconds_until_a_line_says_so(tmp_path: Path) -> None:
+def test_seconds_until_a_line_satisfies(tmp_path: Path) -> None:
     code = "import json, time\nfor n in range(100): print(json.dumps({'step': n}), flush=True); time.sleep(0.05)"
     took = whole_runs.seconds_until([sys.executable, "-c", code], tmp_path / "said", lambda line: line["step"] == 4)
     assert isinstance(took, float)
     assert 0.2 < took < 4
     missed = whole_runs.seconds_until([sys.executable, "-c", "print('{}')"], tmp_path / "said", lambda line: False)
-    assert missed == "it ended before"
+    assert missed == whole_runs.NOT_REACHED
     fails = [sys.executable, "-c", "print('{}'); raise SystemExit('no room')"]
     for failed in whole_runs.seconds_until(fails, tmp_path / "said", lambda line: False), whole_runs.seconds_of(fails):
-        assert failed == "it ended with code 1 and 'no room'"
+        assert failed == "it exited with code 1 and the message 'no room'"
 
 
 def test_whole_runs_of_fashion(tmp_path: Path) -> None:
-    """One epoch of each; with a compilation cache that the first has filled the second starts sooner."""
+    """One epoch each. With the compilation cache that the first run filled, the second is faster."""
     torch_python = sys.executable if importlib.util.find_spec("torch") else None
     fashion, ticks = alexnet.preset("fashion"), []
     task.write_task(tmp_path, fashion, "train", "float32", 2)
@@ -234,7 +236,7 @@ def test_a_table_of_seconds_says_why_some_are_missing() -> None:
 
 def test_the_command(tiny_file: Path, tmp_path: Path) -> None:
     ended = run_command(
-        *("benchmark", "--presets", tiny_file, "--work", "infer", "--batches", 2, "--rounds", 2, "--seconds", 0.02),
+        *(SPEED, "--presets", tiny_file, "--work", "infer", "--batches", 2, "--rounds", 2, "--seconds", 0.02),
         *("--parts", "speed", "--torch-python", "/no/such/python", "--out", tmp_path / "found"),
     )
     assert ended.code == 0, ended.err
@@ -258,17 +260,21 @@ def test_the_command(tiny_file: Path, tmp_path: Path) -> None:
     assert table in ended.out
 
 
+def test_help_names_the_script() -> None:
+    assert run_command(SPEED, "--help").out.startswith("usage: python benchmarks/speed.py ")
+
+
 def test_bad_input_is_answered_with_one_sentence() -> None:
-    assert "CIFAR-10" in run_command("benchmark", "--presets", "cifar").refused
-    assert "--out /no/such/place" in run_command("benchmark", "--out", "/no/such/place").refused
-    same = run_command("benchmark", "--also-python", sys.executable).refused
-    assert f"has JAX {jax.__version__}, which another has, too" in same
-    assert "at least 1" in run_command("benchmark", "--rounds", 0).refused
-    assert "no Python that has JAX" in run_command("benchmark", "--also-python", "/no/such/python").refused
+    assert "CIFAR-10" in run_command(SPEED, "--presets", "cifar").refused
+    assert "--out /no/such/place" in run_command(SPEED, "--out", "/no/such/place").refused
+    same = run_command(SPEED, "--also-python", sys.executable).refused
+    assert f"has JAX {jax.__version__}, as another Python does" in same
+    assert "at least 1" in run_command(SPEED, "--rounds", 0).refused
+    assert "is not a Python with JAX" in run_command(SPEED, "--also-python", "/no/such/python").refused
 
 
 def test_a_run_is_watched_line_by_line(tmp_path: Path) -> None:
-    """Lines that come in two parts, too; a run that ends without the line that is waited for gives no time."""
+    """Also when a line arrives in two parts. A run that ends without the expected line gives no time."""
     log = tmp_path / "said.jsonl"
     writes = (
         "print('{\"step\": 1}'); print('{\"ste', end='', flush=True); time.sleep(0.1); print('p\": 2}', flush=True)"
@@ -277,4 +283,4 @@ def test_a_run_is_watched_line_by_line(tmp_path: Path) -> None:
     for step in (1, 2):
         took = whole_runs.seconds_until(command, log, lambda line, step=step: line["step"] == step)
         assert isinstance(took, float)
-    assert whole_runs.seconds_until(command, log, lambda line: line["step"] == 3) == "it ended before"
+    assert whole_runs.seconds_until(command, log, lambda line: line["step"] == 3) == whole_runs.NOT_REACHED

@@ -42,9 +42,9 @@ def test_what_cannot_be_converted_is_said(run: Path, tmp_path: Path) -> None:
 
     assert "there is no run or checkpoint" in refused(tmp_path / "nothing", tmp_path / "new")
     (tmp_path / "weights.h5").write_bytes(b"what Keras writes")
-    assert "files of weights end in .caffemodel, .onnx" in refused(tmp_path / "weights.h5", tmp_path / "new")
-    assert "is there already; give another name" in refused(tmp_path / "weights.h5", run)
-    assert "is a run already" in refused(run, tmp_path / "new")
+    assert "weights files end in .caffemodel, .onnx" in refused(tmp_path / "weights.h5", tmp_path / "new")
+    assert "already exists; give another name" in refused(tmp_path / "weights.h5", run)
+    assert "is already a run" in refused(run, tmp_path / "new")
     (tmp_path / "cut.caffemodel").write_bytes(b"\x00")
     assert "cut.caffemodel" in refused(tmp_path / "cut.caffemodel", tmp_path / "new")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.caffemodel", "weights.h5"], "nothing half-made"

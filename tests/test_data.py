@@ -88,12 +88,12 @@ def damage(tiny_data: Path, tmp_path: Path, what: str) -> Path:
 BAD_DATA = {
     "missing": "there is no data directory .*data; make one with python -m alexnet_jax.prepare",
     "foreign": "has no meta.json, so it is not a prepared data directory",
-    "not ours": "meta.json is not the one that alexnet_jax.prepare writes",
-    "nearly ours": "meta.json is not the one that alexnet_jax.prepare writes",
+    "not ours": "meta.json was not written by alexnet_jax.prepare",
+    "nearly ours": "meta.json was not written by alexnet_jax.prepare",
     "newer": "is in format 99, this version reads format 2",
     "truncated": r"train-00000-of-00001.array_record has \d+ bytes instead of \d+",
     "a shard missing": "train-00000-of-00001.array_record has 0 bytes instead of",
-    "a flipped record": "train-00000-of-00001.array_record is damaged, its checksum is another",
+    "a flipped record": "train-00000-of-00001.array_record is damaged, its checksum is wrong",
 }
 
 
@@ -158,7 +158,7 @@ def test_what_an_interrupted_write_leaves_is_not_taken_for_a_set(tmp_path: Path,
 
 def test_pictures_of_two_shapes_are_refused(tmp_path: Path) -> None:
     examples = [(np.zeros((4, 4, 1), np.uint8), 0), (np.zeros((5, 4, 1), np.uint8), 0)]
-    with pytest.raises(BadInput, match=r"a picture is \(5, 4, 1\), others are \(4, 4, 1\)"):
+    with pytest.raises(BadInput, match=r"an image is \(5, 4, 1\), others are \(4, 4, 1\)"):
         writing.write(tmp_path / "dst", {TRAIN: examples}, ["a"], "test")
 
 

@@ -64,7 +64,7 @@ def test_files_folders_and_patterns_each_once_in_order(
     names = ["b.png", "a.JPG", "below/c.gif", "below/deep/d.webp", "e[1].png", "e1.png"]
     for name in names:
         save(name, noise(2, 2))
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "talk.pdf").write_text("Pillow writes them, and cannot read them")
     (tmp_path / "data.h5").write_text("Pillow only recognises them")
     save(".hidden.png", noise(2, 2))
@@ -91,11 +91,11 @@ def test_files_folders_and_patterns_each_once_in_order(
 def test_an_argument_that_names_nothing_is_refused(save: Save, tmp_path: Path) -> None:
     good = str(save("good.png", noise(2, 2)))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BadInput, match=r"there is no picture .*/gone.png$"):
+    with pytest.raises(BadInput, match=r"there is no image .*/gone.png$"):
         find([good, str(tmp_path / "gone.png"), str(tmp_path / "also_gone.png")])
-    with pytest.raises(BadInput, match=r"there is no picture .*/\*.gif$"):
+    with pytest.raises(BadInput, match=r"there is no image .*/\*.gif$"):
         find([str(tmp_path / "*.gif")])
-    with pytest.raises(BadInput, match=r"there are no pictures below .*/empty$"):
+    with pytest.raises(BadInput, match=r"there are no images below .*/empty$"):
         find([str(tmp_path / "empty"), good])
 
 
@@ -325,14 +325,14 @@ def refusal(path: Path) -> str:
 
 
 def test_what_cannot_be_read_is_named(save: Save, tmp_path: Path) -> None:
-    assert "there is no picture" in refusal(tmp_path / "gone.png")
+    assert "there is no image" in refusal(tmp_path / "gone.png")
     assert "is a folder" in refusal(tmp_path)
     (tmp_path / "empty.jpg").write_bytes(b"")
     assert "is empty" in refusal(tmp_path / "empty.jpg")
-    (tmp_path / "text.jpg").write_text("no picture at all")
-    assert "is not a picture of a known format" in refusal(tmp_path / "text.jpg")
+    (tmp_path / "text.jpg").write_text("no image at all")
+    assert "is not an image of a known format" in refusal(tmp_path / "text.jpg")
     # Pillow would start Ghostscript.
-    assert "is not a picture of a known format" in refusal(save("a.eps", noise(4, 4)))
+    assert "is not an image of a known format" in refusal(save("a.eps", noise(4, 4)))
     if os.geteuid():
         locked = save("locked.png", noise(4, 4))
         locked.chmod(0)
@@ -395,7 +395,7 @@ def test_bytes_give_what_their_file_gives(tmp_path: Path, kind: str) -> None:
 
 def test_reasons_stand_without_a_path(save: Save) -> None:
     assert reason(b"") == "empty"
-    assert reason(b"no picture at all") == "not a picture of a known format, or damaged at its beginning"
+    assert reason(b"no image at all") == "not an image of a known format, or damaged at its beginning"
     assert reason(encoded("PNG", noise(50, 50))[:2000]) == "cannot be read: image file is truncated"
     bomb = save("bomb.png", Image.new("1", (9, 9)))
     for side in (9_500, 30_000):
@@ -436,7 +436,7 @@ def test_a_reason_survives_the_way_between_processes() -> None:
     with pytest.raises(Unreadable) as refused:
         pictures.picture(b"", (8, 8, 3), "crop")
     error = pickle.loads(pickle.dumps(refused.value))
-    assert (str(error), error.about(Path("a {b}.png"))) == ("empty", "the picture a {b}.png is empty")
+    assert (str(error), error.about(Path("a {b}.png"))) == ("empty", "the image a {b}.png is empty")
 
 
 @pytest.mark.parametrize("name", [b"zTXt", b"iTXt", b"iCCP"])

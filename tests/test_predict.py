@@ -191,7 +191,7 @@ def test_names_that_look_like_something_else(run: Path, gallery: Path, tmp_path:
 
 
 def test_a_picture_that_cannot_be_read_does_not_stop_the_others(run: Path, gallery: Path, tmp_path: Path) -> None:
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     (tmp_path / "cut.png").write_bytes((gallery / "wide.bmp").read_bytes()[:200])
     paths = [tmp_path / "text.png", gallery / "grey.png", tmp_path / "cut.png", gallery / "colour.png"]
     ended = run_command("predict", run, *paths, "--json")
@@ -199,7 +199,7 @@ def test_a_picture_that_cannot_be_read_does_not_stop_the_others(run: Path, galle
     assert [json.loads(line)["image"] for line in ended.out.splitlines()] == [str(paths[1]), str(paths[3])]
     first, second = ended.err.splitlines()
     assert first.startswith(f"error: {paths[0]} is not a picture")
-    assert second.startswith(f"error: the picture {paths[2]} cannot be read: ")
+    assert second.startswith(f"error: the image {paths[2]} cannot be read: ")
     good = answers(run_command("predict", run, paths[1], paths[3], "--json"))
     for a, b in zip(good, map(json.loads, ended.out.splitlines()), strict=True):
         np.testing.assert_allclose(probabilities(a), probabilities(b), rtol=1e-5)
@@ -213,10 +213,10 @@ def test_bad_input_is_answered_with_one_sentence(run: Path, gallery: Path, tmp_p
     (tmp_path / "empty").mkdir()
     assert "there is no run or checkpoint" in run_command("predict", tmp_path / "gone", gallery).refused
     assert "holds no checkpoint" in run_command("predict", tmp_path / "empty", gallery).refused
-    assert "there are no pictures to look at" in run_command("predict", run).refused
-    assert f"no picture {gallery}/gone.png" in run_command("predict", run, gallery, gallery / "gone.png").refused
-    assert "no pictures below" in run_command("predict", run, tmp_path / "empty").refused
-    assert "no picture *.nothing" in run_command("predict", run, "*.nothing").refused
+    assert "there are no images to look at" in run_command("predict", run).refused
+    assert f"no image {gallery}/gone.png" in run_command("predict", run, gallery, gallery / "gone.png").refused
+    assert "no images below" in run_command("predict", run, tmp_path / "empty").refused
+    assert "no image *.nothing" in run_command("predict", run, "*.nothing").refused
     assert "invalid choice '5'" in run_command("predict", run, gallery, "--crops", 5).refused
     assert "--mesh 2 is not D,C" in run_command("predict", run, gallery, "--mesh", 2).refused
     assert "required" in run_command("predict").refused
@@ -232,6 +232,6 @@ def test_as_a_new_process(run: Path, gallery: Path, tmp_path: Path) -> None:
 
     several = process(many(gallery, tmp_path / "many", 40))
     assert (several.returncode, several.stderr, len(several.stdout.splitlines())) == (0, "", 40)
-    (tmp_path / "bad.png").write_text("no picture")
+    (tmp_path / "bad.png").write_text("no image")
     bad = process(tmp_path / "bad.png", gallery)
     assert (bad.returncode, bad.stderr.count("\n"), len(bad.stdout.splitlines())) == (2, 1, len(ORDER))

@@ -139,7 +139,7 @@ def test_one_folder_is_split(folder: Path, tmp_path: Path) -> None:
 
 def test_the_summary_and_the_sheet_show_what_was_made(folder: Path, tmp_path: Path) -> None:
     done = prepare(folder, tmp_path / "set", *SMALL)
-    assert "36 training and 6 validation pictures of 16x16x3, 3 classes" in done.out
+    assert "36 training and 6 validation images of 16x16x3, 3 classes" in done.out
     assert (tmp_path / "set" / "classes.tsv").read_text().splitlines() == [
         "label\tclass\ttrain\tvalidation", "0\tant\t12\t2", "1\tbee\t12\t2", "2\tcat\t12\t2",
     ]  # fmt: skip
@@ -202,7 +202,7 @@ def test_what_died_goes_on_to_the_same_bytes(
     assert contents(directory) == contents(made)
     again = prepare(folder, directory, *SMALL)
     assert again.code == 0
-    assert "is whole already" in again.out
+    assert "is already complete" in again.out
 
 
 def test_train_refuses_what_is_not_whole_and_says_how_to_go_on(
@@ -213,7 +213,7 @@ def test_train_refuses_what_is_not_whole_and_says_how_to_go_on(
         with pytest.raises(Died):
             prepare(folder, tmp_path / "set", *SMALL)
     refused = run_command("train", "--data", tmp_path / "set", "--workdir", tmp_path / "run").refused
-    assert f"{tmp_path}/set is not whole, 2 of its 5 shards are there; go on with" in refused
+    assert f"{tmp_path}/set is incomplete, 2 of its 5 shards are there; go on with" in refused
     assert f"python -m alexnet_jax.prepare {folder} {tmp_path}/set --size 16 --shards 4 --workers 1" in refused
     assert not (tmp_path / "run").exists()
 
@@ -227,7 +227,7 @@ def test_an_interrupt_from_the_keyboard_says_how_to_go_on(
     monkeypatch.setattr(sources, "read", interrupted)
     done = prepare(folder, tmp_path / "set", *SMALL)
     assert done.code == 130
-    assert "the same command goes on" in done.err
+    assert "the same command continues" in done.err
 
 
 def test_a_directory_that_was_begun_otherwise_is_refused(
@@ -245,9 +245,9 @@ def test_a_directory_that_was_begun_otherwise_is_refused(
     )
     with (directory / "unfinished" / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert "another prepare is at work in" in prepare(source, directory, *SMALL).refused
+        assert "another prepare is writing" in prepare(source, directory, *SMALL).refused
     (source / "train" / "ant" / "train_000.JPEG").rename(source / "train" / "ant" / "new.JPEG")
-    assert "holds other pictures than when" in prepare(source, directory, *SMALL).refused
+    assert "holds other images than when" in prepare(source, directory, *SMALL).refused
     (source / "train" / "ant" / "new.JPEG").rename(source / "train" / "ant" / "train_000.JPEG")
     assert prepare(source, directory, *SMALL).code == 0
     assert (
@@ -286,7 +286,7 @@ def test_a_directory_of_somebody_else_is_not_touched(folder: Path, tmp_path: Pat
         precious.parent.mkdir(parents=True)
         precious.write_text("{}")
         refused = prepare(folder, tmp_path / place.replace("/", "_"), *SMALL).refused
-        assert "exists already" in refused or "meta.json is not the one" in refused
+        assert "already exists" in refused or "meta.json was not written" in refused
         assert precious.read_text() == "{}"
 
 
@@ -344,7 +344,7 @@ def test_a_full_disk_is_named_and_nothing_is_lost(
         patch.setattr(writing, "ArrayRecordWriter", Full)
         refused = prepare(folder, tmp_path / "set", *SMALL).refused
     assert "train-00000-of-00004.array_record cannot be written: write() failed: No space left on device;" in refused
-    assert "the same command goes on" in refused
+    assert "the same command continues" in refused
     assert prepare(folder, tmp_path / "set", *SMALL).code == 0
     assert contents(tmp_path / "set") == contents(made)
 
@@ -371,7 +371,7 @@ def test_pictures_that_cannot_be_read_are_listed_with_their_reason(broken: Path,
     refused = prepare(broken, directory, *SMALL).refused
     assert "4 of 46 pictures cannot be read, more than --max-rejected 0.01 allows" in refused
     assert f"{directory}/rejected.tsv lists them" in refused
-    assert "is not whole" in run_command("train", "--data", directory, "--workdir", tmp_path / "run").refused
+    assert "is incomplete" in run_command("train", "--data", directory, "--workdir", tmp_path / "run").refused
     done = prepare(broken, directory, *SMALL, "--max-rejected", 0.1)  # takes no second look at any picture
     assert done.code == 0, done
     assert "4 of 46 pictures could not be read and were left out" in done.out
@@ -381,7 +381,7 @@ def test_pictures_that_cannot_be_read_are_listed_with_their_reason(broken: Path,
         ["validation", "bee/bomb.png"],
     ]  # fmt: skip
     reasons = [row[2] for row in rows[1:]]
-    for reason, word in zip(reasons, ("truncated", "empty", "not a picture", "pixels"), strict=True):
+    for reason, word in zip(reasons, ("truncated", "empty", "not an image", "pixels"), strict=True):
         assert word in reason
     assert Records(directory).examples(TRAIN) == TRAINING
     assert run_command("prepare", "--verify", directory).code == 0
@@ -506,7 +506,7 @@ def write_idx(directory: Path, count: int = 12) -> np.ndarray:
 def test_pixels_are_stored_as_they_are(tmp_path: Path) -> None:
     images = write_idx(tmp_path / "src")
     done = prepare(tmp_path / "src", tmp_path / "dst", "--classes", "a", "b", "c")
-    assert "12 training and 12 validation pictures of 4x4x1, 3 classes" in done.out
+    assert "12 training and 12 validation images of 4x4x1, 3 classes" in done.out
     records = Records(tmp_path / "dst")
     assert (records.classes, records.meta["encoding"]) == (["a", "b", "c"], "png")
     stored = records.gather(TRAIN, np.arange(12))
@@ -548,5 +548,5 @@ def test_bad_input_is_answered_with_one_sentence(folder: Path, tmp_path: Path) -
     assert "there is no data directory" in refused("--verify", dst)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("precious")
-    assert "exists already" in refused(folder, tmp_path / "full")
+    assert "already exists" in refused(folder, tmp_path / "full")
     assert (tmp_path / "full" / "thesis.txt").read_text() == "precious"

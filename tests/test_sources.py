@@ -203,7 +203,7 @@ def test_a_sentence_says_no_more_to_a_terminal_than_it_shows(
     tmp_path: Path, unpacked: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     src = put(tmp_path / "src", {"a/1.png": b"", "\x1b[31mEVIL/notes.txt": b""})
-    assert "\\x1b[31mEVIL has no pictures" in refused(src, unpacked)
+    assert "\\x1b[31mEVIL has no images" in refused(src, unpacked)
     parquet_file(tmp_path / "rows/train-0.parquet", {"a\n\x1b[31m": [1]})
     parquet_file(tmp_path / "rows/val-0.parquet", {"a": [1]})
     assert "the columns a\\n\\x1b[31m (int64)" in refused(tmp_path / "rows", unpacked)
@@ -254,19 +254,19 @@ def test_folders_that_cannot_be_a_set_are_refused(tmp_path: Path, unpacked: Path
     src = as_folder(tmp_path / "src", *imagenet())
     assert "val has the validation pictures; leave out --validation-fraction" in refused(src, unpacked, fraction=0.1)
     (src / "train/empty").mkdir()
-    assert "src/train/empty has no pictures" in refused(src, unpacked)
+    assert "src/train/empty has no images" in refused(src, unpacked)
     (src / "train/empty").rmdir()
     put(src, {"val/other/a.png": b""})
     assert "src/val has a class 'other', and" in refused(src, unpacked)
     (src / "val").rename(src / "valid")
     put(src, {"validation/n01440764/a.png": b""})
-    assert "has the folders validation and valid; leave one" in refused(src, unpacked)
+    assert "has the folders validation and valid; keep one" in refused(src, unpacked)
     loose = put(tmp_path / "loose", {"train/a/1.png": b"", "val/1.png": b""})
     assert "loose/val has no folders of pictures" in refused(loose, unpacked)
     alone = put(tmp_path / "alone", {"train/a/1.png": b""})
     assert f"give {alone}/train instead" in refused(alone, unpacked)
     assert "has a folder val and no folder train" in refused(put(tmp_path / "val", {"val/a/1.png": b""}), unpacked)
-    assert "a single picture" in refused(put(tmp_path / "single", {"a/1.png": b"", "b/1.png": b""}), unpacked)
+    assert "a single image" in refused(put(tmp_path / "single", {"a/1.png": b"", "b/1.png": b""}), unpacked)
 
 
 # ------------------------------------------------------------------------------------------------------------- tars
@@ -405,13 +405,13 @@ def test_a_kit_that_ends_the_process_that_reads_it_is_damaged(tmp_path: Path, mo
     for dies in ("os.kill(os.getpid(), 11)", "sys.exit(1)", "print('[')"):
         (tmp_path / "dies.py").write_text(f"import os, sys; {dies}")
         monkeypatch.setattr(devkit, "_META_MAT", tmp_path / "dies.py")
-        with pytest.raises(BadInput, match=r"meta.mat in .* is damaged or not that of 2012; get it again"):
+        with pytest.raises(BadInput, match=r"meta.mat in .* is damaged or not that of 2012; download it again"):
             devkit.read(tmp_path, 2012)
 
 
 def test_a_kit_of_doubtful_classes_or_sizes_is_refused(tmp_path: Path) -> None:
     for synsets in ([(1, "a1"), (1, "b2")], [(1, "a1"), (2, "a1")]):
-        with pytest.raises(BadInput, match="has a number or an id of a class twice"):
+        with pytest.raises(BadInput, match="has a class number or id twice"):
             devkit.read(kit(tmp_path, synsets), 2012)
     os.truncate(tmp_path / "data/meta.mat", 1 << 27)
     with pytest.raises(BadInput, match=r"meta.mat in .* has 134217728 bytes, and such a file has at most 67108864"):
@@ -495,16 +495,16 @@ BAD_TARS = {
     "gzipped": "train.tar is gzipped, .* gunzip it first",
     "gzipped and called so": "train.tar.gz is gzipped, .* gunzip it first",
     "gzipped inside": "n01440764.tar in .*train.tar is gzipped",
-    "cut off": r"train.tar is cut off at byte \d+, .*; get it again",
-    "cut off in a header": "train.tar is cut off at byte 300",
-    "cut off behind a file": "val.tar is cut off",
-    "cut off inside": "n01440764.tar in .*train.tar is cut off",
+    "cut off": r"train.tar is truncated at byte \d+, .*; download it again",
+    "cut off in a header": "train.tar is truncated at byte 300",
+    "cut off behind a file": "val.tar is truncated",
+    "cut off inside": "n01440764.tar in .*train.tar is truncated",
     "damaged": "n03126707.tar in .*train.tar is no tar or damaged at byte 512|n01440764.tar in",
-    "a negative size": "val.tar is (cut off|no tar or damaged)",
+    "a negative size": "val.tar is (truncated|not a tar, or damaged)",
     "another tar": "it is not the training tar",
     "an unknown class": "n09999999.tar, a class that .*devkit.* does not know",
     "an inner node": "n00001740.tar, a class that .*devkit.* does not know",
-    "an empty class": "n01440764.tar in .* has no pictures",
+    "an empty class": "n01440764.tar in .* has no images",
     "a class not in training": "shows n03126707, a class that .*train.tar has no tar of",
     "other counts": "has 1 pictures and the development kit tells the class of 5",
     "two years": "the tars of ILSVRC2012 and of ILSVRC2010",
@@ -592,7 +592,7 @@ def test_parquet_files_that_are_not_whole_are_refused(
     assert "train-00001-of-00002.parquet cannot be read" in refused(src, unpacked)
     for columns, words in (
         ({"image": [b""], "label": [2]}, "row 0 of .* has the label 2, and labels are 0 to 1"),
-        ({"image": [b""], "label": [None]}, "the columns image .binary., label .null.; wanted are image"),
+        ({"image": [b""], "label": [None]}, "the columns image .binary., label .null.; it needs image"),
         ({"image": [b"", b""], "label": [0, None]}, "row 1 of .* has the label None"),
         ({"image": ["text"], "label": [0]}, "the columns image .string., label"),
         ({"picture": [b""], "label": [0]}, "the columns picture .binary., label"),
@@ -690,7 +690,7 @@ def test_emnist_is_turned_upright_and_counted_from_0(tmp_path: Path, unpacked: P
     put(src, {"emnist-letters-mapping.txt": b"1 65 97\n2 66 98\n3 67\n"})
     assert find(src, unpacked).classes == ["Aa", "Bb", "C"]
     put(src, idx_files(PICTURES_NHW, 0, ("emnist-digits-train", "emnist-digits-test"), "-", compressed))
-    assert "has several sets, of emnist-digits-train and emnist-letters-train; leave one" in refused(src, unpacked)
+    assert "has several sets, of emnist-digits-train and emnist-letters-train; keep one" in refused(src, unpacked)
 
 
 def test_idx_files_that_are_not_whole_are_refused(tmp_path: Path, unpacked: Path) -> None:
@@ -713,10 +713,10 @@ def test_idx_files_that_are_not_whole_are_refused(tmp_path: Path, unpacked: Path
     pictures.write_bytes(gzip.compress(idx_file(PICTURES_NHW)[:-1]))
     assert "train-images-idx3-ubyte holds 239 bytes, its header announces 240" in refused(src, unpacked)
     pictures.write_bytes(idx_file(PICTURES_NHW.reshape(12, 5, 4)))
-    assert "the pictures of train in" in refused(src, unpacked)
+    assert "the images of train in" in refused(src, unpacked)
     pictures.write_bytes(idx_file(PICTURES_NHW[:0]))
     labels.write_bytes(idx_file(np.zeros(0, np.uint8)))
-    assert "has no pictures" in refused(src, unpacked)
+    assert "has no images" in refused(src, unpacked)
     pictures.unlink()
     assert "has no train-images-idx3-ubyte, with or without .gz" in refused(src, unpacked)
 
@@ -731,7 +731,7 @@ def test_no_more_of_an_idx_file_is_unpacked_than_it_announces(tmp_path: Path, mo
         return read(file, size)
 
     monkeypatch.setattr(gzip.GzipFile, "read", reading)
-    with pytest.raises(BadInput, match="holds more bytes, its header announces 10: get it again"):
+    with pytest.raises(BadInput, match="holds more bytes, its header announces 10: download it again"):
         idx.read(labels, 1)
     assert asked == [8, 11]
     # Nor is there room made for what never comes.
@@ -837,7 +837,7 @@ def test_a_pickle_that_calls_something_is_refused(
     files[file] = pickle.dumps({b"data": Evil(call, f"touch {tmp_path}/executed")}, 2)
     src = put(tmp_path / "src", {"cifar-10-python.tar.gz": packed("cifar-10-batches-py", files)})
     words = refused(src, unpacked)
-    assert f"{file} in {src}/cifar-10-python.tar.gz wants to call {called!r}" in words.replace(
+    assert f"{file} in {src}/cifar-10-python.tar.gz tries to call {called!r}" in words.replace(
         "__builtin__", "builtins"
     )
     assert "nothing was executed" in words
@@ -864,7 +864,7 @@ BAD_BATCHES: dict[str, Any] = {
     "other labels": {b"labels": ["a"], b"data": np.zeros((1, 3072), np.uint8)},
     "label 10": {b"labels": [10], b"data": np.zeros((1, 3072), np.uint8)},
     "no labels": {b"data": np.zeros((1, 3072), np.uint8)},
-    "no pictures": {b"labels": [], b"data": np.zeros((0, 3072), np.uint8)},
+    "no images": {b"labels": [], b"data": np.zeros((0, 3072), np.uint8)},
     "no dict": [1, 2],
 }
 
@@ -876,7 +876,7 @@ def test_a_batch_that_is_not_whole_is_refused(tmp_path: Path, unpacked: Path, wh
     files["data_batch_2"] = damaged[what] if what in damaged else python2(BAD_BATCHES[what])
     words = refused(put(tmp_path / "cifar-10-batches-py", files), unpacked)
     assert f"data_batch_2 in {tmp_path}/cifar-10-batches-py" in words
-    assert "get it again" in words
+    assert "download it again" in words
 
 
 def test_cifar_that_is_not_whole_is_refused(tmp_path: Path, unpacked: Path) -> None:
@@ -892,12 +892,12 @@ def test_cifar_that_is_not_whole_is_refused(tmp_path: Path, unpacked: Path) -> N
     assert f"{archive} has no data_batch_4.bin in it" in refused(src, unpacked)
     archive.write_bytes(packed("x", binary | {"data_batch_4.bin": binary["data_batch_4.bin"][:-1]}))
     assert "data_batch_4.bin in" in (words := refused(src, unpacked))
-    assert "is cut off" in words
+    assert "is truncated" in words
     # Where a path leads does not matter: files are known by the last part, and written under names of ours.
     archive.write_bytes(packed("../../..", binary))
     assert len(find(src, unpacked).splits["train"]) == 20
     assert "leave out --validation-fraction" in refused(archive, unpacked, fraction=0.1)
-    assert "is a file and none of CIFAR's" in refused(archive, unpacked, kind="idx")
+    assert "is a file but not one of CIFAR's" in refused(archive, unpacked, kind="idx")
     assert {path.name for path in tmp_path.iterdir()} == {"src", "unpacked"}
     put(src, {"cifar-100-python.tar.gz": b""})
     assert "has CIFAR-10 and CIFAR-100; give one of" in refused(src, unpacked)
@@ -911,12 +911,12 @@ def test_cifar_that_is_not_whole_is_refused(tmp_path: Path, unpacked: Path) -> N
 def test_what_is_no_set_is_refused_with_what_would_be(tmp_path: Path, unpacked: Path) -> None:
     assert f"there is no directory {tmp_path}/nothing" in refused(tmp_path / "nothing", unpacked)
     src = put(tmp_path / "src", {"notes.txt": b"", "loose.jpg": b"", ".hidden/a.jpg": b"", "empty/notes.txt": b""})
-    assert "notes.txt is a file and none of CIFAR's archives" in refused(src / "notes.txt", unpacked)
+    assert "notes.txt is a file but not one of CIFAR's archives" in refused(src / "notes.txt", unpacked)
     words = refused(src, unpacked)
     for known in ("CLASS", "ILSVRC2012", "*.parquet", "train-images-idx3-ubyte", "CIFAR-10"):
         assert known in words
     for kind, missing in {
-        "folder": "src/empty has no pictures",
+        "folder": "src/empty has no images",
         "ilsvrc": f"src has no {TRAIN}",
         "parquet": "src has no train-*.parquet",
         "idx": "src has no train-images-idx3-ubyte",

@@ -12,7 +12,6 @@ COMMANDS = {
     "diagnose": "find out from one batch why a loss does not move",
     "convert": "import weights from Caffe, ONNX or PyTorch, or export a network as StableHLO",
     "prepare": "turn folders, archives or datasets of images into a data directory",
-    "benchmark": "how fast it is, beside PyTorch, plain JAX and onnxruntime",
 }
 
 if __name__ == "__main__":

@@ -88,10 +88,12 @@ def parse(
     default: Options | None = None,
     arguments: list[str] | None = None,
     about: str | None = None,
+    program: str | None = None,
 ) -> Options:
     """The options of a command as the dataclass `kind`. Raises BadInput if they cannot be parsed.
 
     about: the description shown by --help; by default the docstring of `kind`.
+    program: the program's name in --help; by default `python -m alexnet_jax.NAME`.
     """
     message = io.StringIO()
     try:
@@ -100,7 +102,7 @@ def parse(
                 kind,
                 default=default,
                 args=arguments,
-                prog=f"python -m alexnet_jax.{command()}",
+                prog=program or f"python -m alexnet_jax.{command()}",
                 description=about or kind.__doc__,
                 config=(tyro.conf.AvoidSubcommands,),
             )

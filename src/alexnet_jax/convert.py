@@ -1,4 +1,4 @@
-"""python -m alexnet_jax.convert SOURCE DST: weights of other programs in, StableHLO out."""
+"""python -m alexnet_jax.convert SOURCE DST: imports weights of other programs, exports StableHLO."""
 
 import shutil
 from dataclasses import dataclass
@@ -22,21 +22,21 @@ STABLEHLO = ".stablehlo"
 
 @dataclass(frozen=True)
 class Options:
-    """Brings the weights of another program into a run directory, or takes a run's out as a program of StableHLO.
+    """Imports the weights of another program into a run directory, or exports a run as a StableHLO program.
 
     SOURCE: a .caffemodel, .onnx, .pth or .safetensors file of an AlexNet, or a run. DST: the run directory to make, or
-    a file that ends in .stablehlo, which jax.export.deserialize reads: uint8 pictures [b, H, W, C] of the size that the
-    run was trained from, any number b, to the probabilities [b, K] of the classes, of the central crop.
+    a file that ends in .stablehlo, which jax.export.deserialize reads. That program takes any number b of uint8 images
+    [b, H, W, C] of the size the run was trained on and returns the class probabilities [b, K] of the central crop.
     """
 
     source: tyro.conf.Positional[Path]
-    """weights, or a run or checkpoint"""
+    """file of weights, run directory or checkpoint"""
     dst: tyro.conf.Positional[Path]
-    """what to make"""
+    """run directory or .stablehlo file to make"""
 
 
 def stablehlo(there: Trained) -> bytes:
-    """The network with its weights as a program for CPU, CUDA, ROCm and TPU, serialised."""
+    """The network with its weights as a serialised program for CPU, CUDA, ROCm and TPU."""
     config = there.config
     forward = functional.forward(config.model, precision=config.precision)
 
@@ -59,9 +59,9 @@ def convert() -> None:
     src, dst = options.source, options.dst
     out = dst.suffix == STABLEHLO
     if dst.exists():
-        raise BadInput(f"{dst} is there already; give another name")
+        raise BadInput(f"{dst} already exists; give another name")
     if not out and src.is_dir() and checkpoint.find(src):
-        raise BadInput(f"{src} is a run already; give a DST that ends in {STABLEHLO} to take its network out")
+        raise BadInput(f"{src} is already a run; give a DST that ends in {STABLEHLO} to export its network")
     there = trained(src)
     unfinished = dst.with_name(f"{dst.name}.incomplete")
     dst.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""python -m alexnet_jax.predict MODEL IMAGE...: the likeliest classes of any pictures."""
+"""python -m alexnet_jax.predict MODEL IMAGE...: the most likely classes of any images."""
 
 import json
 import os
@@ -31,21 +31,21 @@ _BATCH = 32
 
 @dataclass(frozen=True)
 class Options:
-    """The five likeliest classes of each picture, by a trained network.
+    """The five most likely classes of each image, by a trained network.
 
     Probabilities are averaged over the crops (section 4.1).
     """
 
     model: tyro.conf.Positional[Path]
-    """run directory (its latest checkpoint) or a checkpoint's own path"""
+    """run directory (its latest checkpoint) or the path of a checkpoint"""
     images: tyro.conf.Positional[tuple[str, ...]]
-    """pictures, folders of pictures, and patterns with * ? [ ]"""
+    """images, folders of images, and patterns with * ? [ ]"""
     crops: Literal[1, 10] = 10
-    """1: the centre; 10: centre, corners and their reflections"""
+    """1: the centre; 10: centre, corners and all reflections"""
     json: bool = False
-    """print one JSON object a line"""
+    """print one JSON object per line"""
     mesh: str = "auto"
-    """sizes of the data and the column axis, D,C"""
+    """devices for images x devices for columns, D,C"""
 
 
 Classify = Callable[[np.ndarray], np.ndarray]
@@ -69,7 +69,7 @@ def make_classify(
 
 
 def read(path: Path, config: Config, shape: tuple[int, int, int]) -> np.ndarray | BadInput:
-    """uint8 [H, W, C], or what is wrong with the picture."""
+    """uint8 [H, W, C], or what is wrong with the image."""
     try:
         return pictures.open_picture(path, shape, config.data.square)
     except BadInput as error:
@@ -77,7 +77,7 @@ def read(path: Path, config: Config, shape: tuple[int, int, int]) -> np.ndarray 
 
 
 def top5(probability_K: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """The likeliest classes, the likeliest first."""
+    """The most likely classes, the most likely first."""
     order = np.argsort(-probability_K, kind="stable")[:5]
     return [{"class": classes[k], "number": int(k), "probability": float(probability_K[k])} for k in order]
 
@@ -91,10 +91,10 @@ def show(console: Console, image: str, guesses: list[dict[str, Any]]) -> None:
 
 
 def progress(batches: list[list[Path]]) -> Iterator[list[Path]]:
-    """The batches, with a bar on standard error where somebody sees it and not the answers, which tell as much."""
+    """The batches, with a progress bar on standard error unless the answers themselves appear on the terminal."""
     console = Console(stderr=True)
     hidden = len(batches) == 1 or not console.is_terminal or sys.stdout.isatty()
-    # Rich would lead standard output, too, to where the bar is.
+    # Rich would redirect standard output as well.
     with Progress(console=console, transient=True, redirect_stdout=False, disable=hidden) as bar:
         yield from bar.track(batches, description="predicting")
 
@@ -104,7 +104,7 @@ def predict() -> None:
     command_line.keep_memory()
     command_line.make_cpu_devices(options.mesh)
     if not options.images:
-        raise BadInput("there are no pictures to look at; give files, folders or patterns behind the model")
+        raise BadInput("there are no images to look at; give files, folders or patterns after the model")
     found = checkpoint.find(options.model)
     found.check_network()
     paths = pictures.find(options.images)
@@ -116,7 +116,7 @@ def predict() -> None:
     reader = partial(read, config=found.config, shape=tuple(found.data["image_shape"]))
     console = Console(markup=False, emoji=False, highlight=False)  # a path may look like Rich's markup
     unread = 0
-    with ThreadPoolExecutor(4, "read") as threads:  # decoding lets go of Python's lock
+    with ThreadPoolExecutor(4, "read") as threads:  # decoding releases Python's lock
         for batch in progress([paths[start : start + size] for start in range(0, len(paths), size)]):
             good = {}
             for path, picture in zip(batch, threads.map(reader, batch), strict=True):

@@ -1,4 +1,4 @@
-"""python -m alexnet_jax.prepare SRC DST: makes a data directory of pictures in any of their usual forms."""
+"""python -m alexnet_jax.prepare SRC DST: makes a data directory from images in any of the usual forms."""
 
 import hashlib
 import json
@@ -34,49 +34,49 @@ from alexnet_jax.data.sheet import PICTURES, sheet
 from alexnet_jax.data.writing import How, Part, part_of, shard_name
 
 SIZE = 256  # section 2
-# A reader keeps every shard open, and many systems allow a process no more than 1024 files.
+# A reader keeps every shard open, and many systems allow a process only 1024 open files.
 MOST_SHARDS = 900
 MOST_SIZE = 4096
 
 
 @dataclass(frozen=True)
 class Options:
-    """Makes the data directory DST of the pictures in SRC.
+    """Makes the data directory DST from the images in SRC.
 
     SRC is a folder of train/CLASS/ and val/CLASS/, or of CLASS/ alone; the ILSVRC-2010 or 2012 tars with their
     development kit; Parquet files as on Hugging Face; IDX files (MNIST, Fashion-MNIST, EMNIST); CIFAR-10 or CIFAR-100.
-    Pictures become RGB, their shorter side 256, and the central 256x256 of them is stored (section 2); IDX and CIFAR
-    keep their size. What was interrupted goes on with the same command, to the same bytes.
+    Images become RGB, their shorter side is scaled to 256, and the central 256x256 is stored (section 2). IDX and CIFAR
+    keep their size. An interrupted command continues when repeated, and ends with the same bytes.
     """
 
     src: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="SRC")] = None
-    """directory or archive of pictures"""
+    """directory or archive of images"""
     dst: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="DST")] = None
     """data directory to make"""
     kind: Annotated[sources.Kind | None, tyro.conf.arg(name="from")] = None
-    """what SRC is, where it is not recognised"""
+    """what SRC is, if it is not recognised"""
     size: int | None = None
-    """height and width of what is stored; 256, or for IDX and CIFAR that of the source"""
+    """height and width in pixels to store; by default 256, and for IDX and CIFAR the source's own"""
     square: Literal["crop", "warp"] = "crop"
-    """crop: the middle is cut out (section 2); warp: both sides are scaled (Caffe)"""
+    """crop: cut out the middle (section 2); warp: scale both sides (Caffe)"""
     rgb: bool = False
-    """store grey pictures of IDX files as red, green and blue"""
+    """store grey images of IDX files in three channels"""
     encoding: Encoding | None = None
-    """jpeg (of quality 95), png (loses nothing), raw (fast and large); by default jpeg, and png for IDX and CIFAR"""
+    """jpeg (quality 95), png (lossless) or raw (fast and large); by default jpeg, and png for IDX and CIFAR"""
     classes: tuple[str, ...] = ()
-    """names of the classes in the order of their numbers; by default the source's own"""
+    """names of the classes in the order of their labels; by default the source's own"""
     validation_fraction: float | None = None
-    """share of the pictures to hold out where SRC has no validation pictures; by default 0.1"""
+    """fraction of the images to hold out if SRC has no validation images; by default 0.1"""
     seed: int = 0
-    """of the order of the training pictures, and of which are held out"""
+    """seed for the order of the training images and the choice of those held out"""
     shards: int | None = None
-    """training files; by default of about 4096 pictures each"""
+    """number of training files; by default about 4096 images each"""
     workers: int | None = None
-    """processes; by default as many as there are cores"""
+    """number of processes; by default one per core"""
     max_rejected: float = 0.01
-    """share of the pictures that may be unreadable"""
+    """largest fraction of the images that may be unreadable"""
     verify: Path | None = None
-    """a data directory to check, instead of making one"""
+    """check this data directory instead of making one"""
 
 
 def parse_options() -> Options:
@@ -92,20 +92,18 @@ def parse_options() -> Options:
         if value is not None and (value < 1 or (most and value > most)):
             raise BadInput(f"--{name} is {value}; give at least 1{f' and at most {most}' if most else ''}")
     if not 0 <= options.max_rejected <= 1:
-        raise BadInput(f"--max-rejected is {options.max_rejected}; it is a share, from 0 to 1")
+        raise BadInput(f"--max-rejected is {options.max_rejected}; give a fraction from 0 to 1")
     if not 0 <= options.seed < 2**32:
-        raise BadInput(f"--seed is {options.seed}; it is at least 0 and less than 2^32")
+        raise BadInput(f"--seed is {options.seed}; give at least 0 and less than 2^32")
     if len(set(options.classes)) < len(options.classes) or "" in options.classes:
-        raise BadInput("--classes gives a name twice, or an empty one; give each class a name of its own")
+        raise BadInput("--classes has an empty name or a name twice; give each class a name of its own")
     src, dst = options.src.resolve(), options.dst.resolve()
     if dst.is_relative_to(src):
-        raise BadInput(f"{options.dst} lies in {options.src}, which is read; give a DST outside of it")
+        raise BadInput(f"{options.dst} lies inside SRC {options.src}; give a DST outside it")
     if not str(dst).isprintable():
-        raise BadInput(f"the name of {options.dst} has characters that do not print; give another DST")
+        raise BadInput(f"the name of {options.dst} has unprintable characters; give another DST")
     if options.dst.is_symlink() and not options.dst.exists():
-        raise BadInput(
-            f"{options.dst} is a link to a place that is not there; make that directory, or give another DST"
-        )
+        raise BadInput(f"{options.dst} is a link to a directory that does not exist; make it, or give another DST")
     return options
 
 
@@ -122,26 +120,26 @@ def prepare() -> None:
             summarise(Records(dst))
         else:
             check_same(dst, Records(dst).meta["prepared"], asked(options), "prepared")
-            print(f"{dst} is whole already; nothing is left to do.")
+            print(f"{dst} is already complete; nothing is left to do.")
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def make(src: Path, dst: Path, options: Options) -> None:
-    """Makes DST whole, from wherever it was left."""
-    # What there is.
+    """Completes DST from wherever it was left."""
+    # The source.
     unpacked = dst / UNFINISHED / "unpacked"
     source = sources.find(src, options.kind, unpacked, options.validation_fraction, options.seed)
     how = how_to_store(source, options)
 
-    # One shard after the other.
+    # The shards.
     tasks = plan(source, dst, options)
     missing = [task for task in tasks if is_missing(task, how)]
     pictures = sum(len(task.pictures) for task in tasks)
-    print(f"{src}: {pictures:,} pictures of {len(source.classes)} classes ({source.kind})", flush=True)
+    print(f"{src}: {pictures:,} images of {len(source.classes)} classes ({source.kind})", flush=True)
     with bar(pictures, pictures - sum(len(task.pictures) for task in missing)) as advance:
         workers.write_shards(missing, how, options.workers, advance)
 
-    # The whole.
+    # The complete directory.
     parts = {split: [Part.load(part_of(task.path)) for task in tasks if task.split == split] for split in source.splits}
     check_rejected(dst, parts, pictures, options.max_rejected)
     write_classes(dst, parts, how.classes)
@@ -154,7 +152,7 @@ def make(src: Path, dst: Path, options: Options) -> None:
 
 
 def asked(options: Options) -> dict[str, Any]:
-    """The options that decide what the bytes of DST are, by their names on the command line, as JSON has them."""
+    """The options that decide the bytes of DST, by their names on the command line, as JSON values."""
     return {
         "SRC": str(cast(Path, options.src).absolute()),
         "--from": options.kind,
@@ -173,7 +171,7 @@ def asked(options: Options) -> dict[str, Any]:
 
 
 def how_to_store(source: sources.Source, options: Options) -> How:
-    """Raises BadInput where the options do not fit the source, or a package is missing."""
+    """Raises BadInput if the options do not fit the source, or a package is missing."""
     count = len(source.classes)
     if options.classes and len(options.classes) != count:
         raise BadInput(
@@ -183,11 +181,11 @@ def how_to_store(source: sources.Source, options: Options) -> How:
     classes = options.classes or tuple(source.classes)
     if source.pixels is None:
         if options.rgb:
-            raise BadInput(f"--rgb is for IDX files; the pictures of {options.src} are stored in colour anyway")
+            raise BadInput(f"--rgb is for IDX files; the images of {options.src} are stored in colour anyway")
         try:
             import_module("cv2")
         except ImportError as error:
-            raise BadInput(f"pictures need OpenCV ({error}): pip install 'alexnet-jax[pictures]'") from error
+            raise BadInput(f"image files need OpenCV ({error}): pip install 'alexnet-jax[pictures]'") from error
         size = options.size or SIZE
         return How((size, size, 3), options.square, options.encoding or "jpeg", None, classes)
     H, W, C = source.pixels
@@ -196,18 +194,18 @@ def how_to_store(source: sources.Source, options: Options) -> How:
 
 
 def plan(source: sources.Source, dst: Path, options: Options) -> list[workers.Task]:
-    """The shards to write: training pictures in an order drawn once (as make-data.py drew it), others as they come.
+    """The shards to write. Training images are shuffled once (as in make-data.py), others keep their order.
 
-    Raises BadInput where DST was begun with other pictures.
+    Raises BadInput if DST was begun with other images.
     """
     tasks, digest = [], hashlib.sha256(json.dumps(source.classes).encode())
     for split, pictures in source.splits.items():
         if not pictures:
-            raise BadInput(f"{options.src} has no {split} pictures")
+            raise BadInput(f"{options.src} has no {split} images")
         for picture in pictures:
             digest.update(f"{picture.name}\0{picture.label}\0{picture.length}\n".encode())
         count = len(pictures)
-        if split == TRAIN:  # a shuffle that no version of a random generator can change
+        if split == TRAIN:  # a shuffle that does not depend on any random generator's version
             pictures = sorted(pictures, key=lambda picture: _draw(options.seed, picture.name))
         asked = options.shards if split == TRAIN else None
         # Few files, but enough for many workers.
@@ -216,7 +214,7 @@ def plan(source: sources.Source, dst: Path, options: Options) -> list[workers.Ta
         for number, (first, end) in enumerate(pairwise(ends)):
             tasks.append(workers.Task(split, dst / shard_name(split, number, shards), pictures[first:end]))
     if read_plan(dst).get("pictures", digest.hexdigest()) != digest.hexdigest():
-        raise BadInput(f"{options.src} holds other pictures than when {dst} was begun; remove {dst} to begin anew")
+        raise BadInput(f"{options.src} holds other images than when {dst} was begun; remove {dst} to start again")
     write_plan(dst, {"pictures": digest.hexdigest(), "shards": len(tasks)})
     return tasks
 
@@ -226,7 +224,7 @@ def _draw(seed: int, name: str) -> bytes:
 
 
 def is_missing(task: workers.Task, how: How) -> bool:
-    """Whether a shard has to be written, or again: where a picture that could not be read has been mended since."""
+    """Whether a shard has to be written, for the first time or because an unreadable image has been repaired."""
     part = writing.finished(task.path)
     if part is None:
         return True
@@ -241,7 +239,7 @@ def is_missing(task: workers.Task, how: How) -> bool:
 
 @contextmanager
 def bar(total: int, done: int) -> Iterator[Any]:
-    """advance(n): n more pictures are done."""
+    """A progress bar: yields advance(n), to be called when n more images are done."""
     console = Console(stderr=True)
     shown = progress.Progress(
         progress.TextColumn("{task.fields[speed]}"),
@@ -269,7 +267,7 @@ def bar(total: int, done: int) -> Iterator[Any]:
 
 
 def check_rejected(dst: Path, parts: dict[str, list[Part]], pictures: int, most: float) -> None:
-    """Writes rejected.tsv. Raises BadInput where too much was lost."""
+    """Writes rejected.tsv. Raises BadInput if too many images were lost."""
     rows = [
         (split, name, reason)
         for split, group in parts.items()
@@ -280,18 +278,18 @@ def check_rejected(dst: Path, parts: dict[str, list[Part]], pictures: int, most:
         partial.write_text("".join(lines), encoding="utf-8")
     if len(rows) > most * pictures:
         raise BadInput(
-            f"{len(rows):,} of {pictures:,} pictures cannot be read, more than --max-rejected {most:g} allows; "
-            f"{dst}/rejected.tsv lists them; mend them and repeat the command, or give a larger --max-rejected"
+            f"{len(rows):,} of {pictures:,} images cannot be read, more than --max-rejected {most:g} allows; "
+            f"{dst}/rejected.tsv lists them; repair them and repeat the command, or give a larger --max-rejected"
         )
     for split, group in parts.items():
         if not any(sum(part.per_class) for part in group):
-            raise BadInput(f"no {split} picture can be read; {dst}/rejected.tsv says why")
+            raise BadInput(f"no {split} image can be read; {dst}/rejected.tsv says why")
     if rows:
-        print(f"{len(rows):,} of {pictures:,} pictures could not be read and were left out: {dst}/rejected.tsv")
+        print(f"{len(rows):,} of {pictures:,} images could not be read and were left out: {dst}/rejected.tsv")
 
 
 def write_classes(dst: Path, parts: dict[str, list[Part]], classes: Sequence[str]) -> None:
-    """classes.tsv: how many pictures of each there are."""
+    """Writes classes.tsv: the number of images of each class."""
     counts = {split: np.sum([part.per_class for part in group], axis=0) for split, group in parts.items()}
     with writing.replacing(dst / "classes.tsv") as partial:
         lines = ["\t".join(("label", "class", *counts))]
@@ -301,7 +299,7 @@ def write_classes(dst: Path, parts: dict[str, list[Part]], classes: Sequence[str
 
 
 def draw_sheet(dst: Path, parts: dict[str, list[Part]], how: How, statistics: Statistics, seed: int) -> None:
-    """sheet.png: what the network will see of the first training pictures."""
+    """Draws sheet.png: what the network will see of the first training images."""
     shards = [dst / part.file for part in parts[TRAIN]]
     images, labels = read_first(shards, PICTURES, how.shape, how.encoding)
     page = sheet(images, [how.classes[label] for label in labels], statistics, seed)
@@ -310,11 +308,11 @@ def draw_sheet(dst: Path, parts: dict[str, list[Part]], how: How, statistics: St
 
 
 def summarise(records: Records) -> None:
-    """What was made, and how many pictures each class has."""
+    """Prints what was made, and the number of images of each class."""
     size = sum(file["bytes"] for file in records.meta["files"].values())
     print(
         f"{records.directory}: {records.examples(TRAIN):,} training and {records.examples(VALIDATION):,} validation "
-        f"pictures of {'x'.join(map(str, records.image_shape))}, {len(records.classes)} classes, "
+        f"images of {'x'.join(map(str, records.image_shape))}, {len(records.classes)} classes, "
         f"{size / 1e6:,.0f} MB ({records.meta['encoding']})"
     )
     train, validation = (records.meta["splits"][split]["per_class"] for split in (TRAIN, VALIDATION))
@@ -330,18 +328,16 @@ def summarise(records: Records) -> None:
     console.print(table)
     empty = [name for name, count in zip(records.classes, train, strict=True) if not count]
     if empty:
-        console.print(
-            f"{len(empty)} classes have no training picture, {escape(empty[0])} is the first.", style="yellow"
-        )
+        console.print(f"{len(empty)} classes have no training image; the first is {escape(empty[0])}.", style="yellow")
     mean_C = np.asarray(records.statistics.mean_HWC).mean(axis=(0, 1))
     stdevs = ", ".join(f"{stdev:.1f}" for stdev in records.statistics.stdev_C)
     console.print(f"Mean colour {', '.join(f'{level:.1f}' for level in mean_C)}; standard deviations along the "
-                  f"components {stdevs}. {records.directory} has all counts (classes.tsv) and pictures (sheet.png).",
+                  f"components {stdevs}. {records.directory} has all counts in classes.tsv and images in sheet.png.",
                   soft_wrap=True)  # fmt: skip
 
 
 def verify_directory(directory: Path) -> None:
-    """Checks every file and every record. Raises BadInput that names the first that is damaged."""
+    """Checks every file and every record. Raises BadInput that names the first damaged one."""
     records = Records(directory)
     names, wrong, counted, console = list(records.meta["files"]), [], {}, Console(stderr=True)
     with ThreadPoolExecutor() as pool:
@@ -357,7 +353,7 @@ def verify_directory(directory: Path) -> None:
         more = f" ({len(wrong) - 1} more faults, listed above)" if len(wrong) > 1 else ""
         raise BadInput(f"{wrong[0]}{more}; remove {directory} and prepare it again")
     count = sum(records.examples(split) for split in records.meta["splits"])
-    print(f"{directory} is whole: {count:,} records in {len(names)} files are as they were written.")
+    print(f"{directory} is complete and undamaged: {count:,} records in {len(names)} files.")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What happens to pictures on the device, inside the step: mean, crops, flips and colour noise (sections 2, 4.1).
+"""What happens to images on the device, inside the step: mean, crops, flips and colour noise (sections 2, 4.1).
 
-All randomness is a function of a key and a picture's index in the global batch, so it is the same on any layout.
+All randomness depends only on a key and the image's index in the global batch, so every layout draws the same.
 
-B batch  H,W height,width of a picture  h,w of a crop  C channels
+B batch  H,W height,width of an image  h,w of a crop  C channels
 """
 
 from typing import NamedTuple
@@ -14,18 +14,18 @@ from jax import Array
 
 from alexnet_jax.config import DataConfig
 
-# Beyond the index of any picture, so that colours share no key with crops and flips.
+# Larger than the index of any image, so that colours share no key with crops and flips.
 _NOISE = 2**31
 
 
 class Statistics(NamedTuple):
-    """What was measured over the training pictures, scale 0 to 255."""
+    """Statistics of the training images, on a scale of 0 to 255."""
 
     mean_HWC: Array | np.ndarray
     stdev_C: Array | np.ndarray
     """standard deviations of the pixels' colours along their principal components"""
     component_CC: Array | np.ndarray
-    """those components, one a column"""
+    """those components, one per column"""
 
 
 def training_view(
@@ -38,7 +38,7 @@ def training_view(
     data: DataConfig,
     size: int,
 ) -> Array:
-    """A random crop of every picture, flipped or not, mean subtracted, with colour noise where `noisy` is 1.
+    """A random crop of every image, flipped or not, mean subtracted, with colour noise if `noisy` is 1.
 
     images: uint8 [B, H, W, C]; index: [B], in the global batch; returns float32 [B, size, size, C], times `data.scale`.
     """
@@ -70,7 +70,7 @@ def test_view(images_BHWC: Array, view: Array, statistics: Statistics, *, data: 
 def _crop(
     image_HWC: Array, corner: Array, flip: Array, mean_HWC: Array | np.ndarray, data: DataConfig, size: int
 ) -> Array:
-    """The crop at `corner` of the padded picture, float, mean subtracted, reflected where `flip`."""
+    """The crop at `corner` of the padded image, float, mean subtracted, reflected if `flip`."""
 
     def cut(picture: Array | np.ndarray, corner: Array | tuple[int, int]) -> Array:
         padded = jnp.pad(picture, ((data.pad, data.pad), (data.pad, data.pad), (0, 0)))
@@ -85,7 +85,7 @@ def _crop(
         mean = cut(mean_HWC, ((H + 2 * data.pad - size) // 2, (W + 2 * data.pad - size) // 2))
     crop = cut(image_HWC, corner).astype(jnp.float32)
     if data.mean == "centre":
-        # The 2012 code subtracts behind the reflection, and its mean is not reflected (convdata_jpeg.py).
+        # The 2012 code subtracts the mean after the reflection and does not reflect it (convdata_jpeg.py).
         return jnp.where(flip, crop[:, ::-1], crop) - mean.reshape(size, size, -1)
     crop = crop - mean.reshape(crop.shape if data.mean == "pixel" else (1, 1, 1))
     return jnp.where(flip, crop[:, ::-1], crop)
@@ -96,10 +96,10 @@ def _add_colour_noise(crop_hwC: Array, key: Array, statistics: Statistics, noisy
         return crop_hwC
     alpha_C = jax.random.normal(key, statistics.stdev_C.shape)
     if data.colour_noise == "stdev":
-        # convdata.py: a tenth of each component's standard deviation, and the picture shrunk by 1 + 1/10.
+        # convdata.py: a tenth of each component's standard deviation, and the image divided by 1 + 1/10.
         shift_C = statistics.component_CC @ (alpha_C * statistics.stdev_C)
         return (crop_hwC + 0.1 * noisy * shift_C.reshape(1, 1, -1)) / (1 + 0.1 * noisy)
-    # Section 4.1 as printed: alpha times the eigenvalue. It makes sense for pixels from 0 to 1 only: on a scale
-    # of 0 to 255 a standard deviation of alpha would be over a thousand grey levels.
+    # Section 4.1 as printed: alpha times the eigenvalue. It only makes sense for pixels from 0 to 1: on a
+    # scale of 0 to 255, one standard deviation of alpha would be over a thousand grey levels.
     shift_C = statistics.component_CC @ (0.1 * alpha_C * jnp.square(statistics.stdev_C / 255)) * 255
     return crop_hwC + noisy * shift_C.reshape(1, 1, -1)

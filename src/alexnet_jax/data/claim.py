@@ -1,6 +1,6 @@
-"""Who may make a data directory, and what of it: DIR/unfinished, its lock and its plan.json.
+"""The claim of one process on an unfinished data directory: DIR/unfinished, its lock and its plan.json.
 
-plan.json: the command, the options that it was given, and the pictures and shards once they are known.
+plan.json: the command, its options, and the images and shards once they are known.
 """
 
 import fcntl
@@ -18,7 +18,7 @@ from alexnet_jax.data.writing import replacing
 
 
 def check_same(dst: Path, before: dict[str, Any], now: dict[str, Any], done: str) -> None:
-    """Raises BadInput where DST was begun or prepared with other options."""
+    """Raises BadInput if DST was begun or prepared with other options."""
     for name, value in now.items():
         there = before.get(name)
         if there != value:
@@ -29,11 +29,10 @@ def check_same(dst: Path, before: dict[str, Any], now: dict[str, Any], done: str
 
 @contextmanager
 def claimed(dst: Path, asked: dict[str, Any], command: str) -> Iterator[Path]:
-    """DST/unfinished, for this process alone; what refused input leaves of a new one is removed.
+    """DST/unfinished, for this process only. If the input is rejected, a new directory is removed again.
 
-    `asked`: the options that decide what the bytes of DST are; `command`: what to repeat to go on from here.
-    Raises BadInput where DST is something else, where another process is at work there, or where it was begun with
-    other options.
+    `asked`: the options that decide the bytes of DST. `command`: the command to repeat in order to continue. Raises
+    BadInput if DST is something else, if another process works there, or if it was begun with other options.
     """
     unfinished = dst / UNFINISHED
     made, begun = not dst.exists(), is_begun(dst)
@@ -42,9 +41,9 @@ def claimed(dst: Path, asked: dict[str, Any], command: str) -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise BadInput(f"another prepare is at work in {dst}; wait for its end") from None
+            raise BadInput(f"another prepare is writing {dst}; wait until it ends") from None
         check_same(dst, read_plan(dst).get("asked", asked), asked, "begun")
-        for path in unfinished.iterdir():  # what a killed run was writing
+        for path in unfinished.iterdir():  # files that a killed run was writing
             if path.suffix != ".npz" and path.name not in ("lock", PLAN, "unpacked"):
                 path.unlink(missing_ok=True)
         write_plan(dst, {"command": command, "asked": asked})
@@ -55,27 +54,27 @@ def claimed(dst: Path, asked: dict[str, Any], command: str) -> Iterator[Path]:
                 shutil.rmtree(dst if made else unfinished)
             raise
         except KeyboardInterrupt:
-            print(f"\nInterrupted; the same command goes on from here: {dst} keeps what is done.", file=sys.stderr)
+            print(f"\nInterrupted; the same command continues from here. {dst} keeps what is done.", file=sys.stderr)
             sys.exit(130)
 
 
 def is_begun(dst: Path) -> bool:
-    """Whether DST is whole or on its way. Raises BadInput where it is something else, which is not to be touched."""
+    """Whether DST is complete or begun. Raises BadInput if it is something else, which must not be touched."""
     if not dst.exists():
         return False
     if dst.is_dir():
         unfinished = dst / UNFINISHED
         if ((dst / "meta.json").exists() and "prepared" in Records(dst).meta) or read_plan(dst):
             return True
-        # Where it was killed at its very beginning there is nothing yet but this.
+        # If prepare was killed right at its start, there is nothing else yet.
         others = {path.name for path in dst.iterdir()} - {UNFINISHED}
         inside = unfinished.iterdir() if unfinished.is_dir() else ()
         if not others and all(path.name == "lock" or path.name.startswith(PLAN) for path in inside):
             return False
-    raise BadInput(f"{dst} exists already; give another directory or remove that one")
+    raise BadInput(f"{dst} already exists; give another directory or remove that one")
 
 
 def write_plan(dst: Path, more: dict[str, Any]) -> None:
-    """Adds to plan.json, or replaces what it says."""
+    """Adds entries to plan.json or replaces them."""
     with replacing(dst / UNFINISHED / PLAN) as partial:
         partial.write_text(json.dumps(read_plan(dst) | more), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Pictures of any kind, brought to one shape (section 2)."""
+"""Image files of any kind, brought to one shape (section 2)."""
 
 import glob
 import io
@@ -16,31 +16,31 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from alexnet_jax.config import BadInput
 
-# Pillow tells these formats by their first bytes, but does not decode them, or has another program do it.
+# Pillow recognises these formats but does not decode them, or runs another program to do it.
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-# Beyond which Pillow warns of a decompression bomb.
+# Above this, Pillow warns of a decompression bomb.
 MOST_PIXELS = 89_478_485
 
 
 def find(paths: Sequence[str]) -> list[Path]:
-    """The pictures that files, folders and patterns with * ? [ ] name, each once, in the order given.
+    """The image files named by files, folders and patterns with * ? [ ], each once, in the order given.
 
-    A folder stands for the pictures below it, by their suffixes, sorted; what is hidden there is left out. Raises
-    BadInput where an argument names nothing.
+    A folder stands for the image files below it, recognised by suffix and sorted, without hidden ones. Raises BadInput
+    if an argument names nothing.
     """
     found: dict[str, Path] = {}
     for argument in paths:
         pictures = list(_named(argument))
         if not pictures:
             below = Path(argument).is_dir()
-            raise BadInput(f"there are no pictures below {argument}" if below else f"there is no picture {argument}")
+            raise BadInput(f"there are no images below {argument}" if below else f"there is no image {argument}")
         for picture in pictures:
             found.setdefault(os.path.abspath(picture), picture)
     return list(found.values())
 
 
 def _named(argument: str) -> Iterator[Path]:
-    # A name that exists is a name, whatever characters it has.
+    # An existing name is not a pattern, whatever characters it contains.
     for name in [argument] if os.path.exists(argument) else sorted(glob.glob(argument, recursive=True)):
         yield from _below(Path(name)) if os.path.isdir(name) else [Path(name)]
 
@@ -67,9 +67,9 @@ def suffixes() -> set[str]:
 
 
 class Unreadable(Exception):
-    """Why a picture cannot be read: words for a table, on one line, without a path, every time the same."""
+    """Why an image cannot be read: one line of text for a table, without a path, reproducible."""
 
-    def __init__(self, reason: str, sentence: str = "the picture {path} {reason}") -> None:
+    def __init__(self, reason: str, sentence: str = "the image {path} {reason}") -> None:
         super().__init__(reason)
         self.sentence = sentence
 
@@ -79,14 +79,14 @@ class Unreadable(Exception):
 
 
 def open_picture(path: Path, shape: tuple[int, int, int], square: Literal["crop", "warp"]) -> np.ndarray:
-    """What `picture` makes of a file. Raises BadInput where it cannot be read."""
+    """`picture` of a file. Raises BadInput if it cannot be read."""
     try:
         if path.is_dir():
-            raise BadInput(f"{path} is a folder, not a picture")
-        # A device has no size, and may have no end.
+            raise BadInput(f"{path} is a folder, not an image")
+        # A device file has no size and may never end.
         return picture(path.read_bytes() if path.stat().st_size else b"", shape, square)
     except FileNotFoundError:
-        raise BadInput(f"there is no picture {path}") from None
+        raise BadInput(f"there is no image {path}") from None
     except (OSError, MemoryError) as error:
         raise BadInput(_damage(error).about(path)) from error
     except Unreadable as error:
@@ -94,29 +94,29 @@ def open_picture(path: Path, shape: tuple[int, int, int], square: Literal["crop"
 
 
 def picture(data: bytes, shape: tuple[int, int, int], square: Literal["crop", "warp"]) -> np.ndarray:
-    """uint8 [H, W, C] of any picture's file, upright, on white, in colour or grey as C is 3 or 1.
+    """uint8 [H, W, C] of an image file's bytes: upright, on white, in colour if C is 3 or grey if C is 1.
 
-    crop: it is scaled until it just covers H x W, and the middle is cut out (section 2); warp: its height becomes H
-    and its width W (Caffe's examples/imagenet). Raises Unreadable.
+    crop: scaled until it just covers H x W, then the middle is cut out (section 2). warp: scaled to height H and width
+    W (Caffe's examples/imagenet). Raises Unreadable.
     """
     H, W, _ = shape
     if not data:
-        raise Unreadable("empty", "the picture {path} is {reason}")
+        raise Unreadable("empty", "the image {path} is {reason}")
     try:
         return _resized(_on_white(_read(data, 2 * max(H, W))), shape, square)
     except UnidentifiedImageError:
-        reason = "not a picture of a known format, or damaged at its beginning"
+        reason = "not an image of a known format, or damaged at its beginning"
         raise Unreadable(reason, "{path} is {reason}") from None
     except Image.DecompressionBombError:
         raise _bomb() from None
     except (MemoryError, Unreadable):
         raise
-    except Exception as error:  # whatever Pillow's many decoders make of a damaged file
+    except Exception as error:  # Pillow's decoders raise many kinds for a damaged file
         raise _damage(error) from error
 
 
 def fit(pixels_HWC: np.ndarray, shape: tuple[int, int, int], square: Literal["crop", "warp"]) -> np.ndarray:
-    """What `picture` makes of bare pixels: uint8 [h, w, 1 or 3] -> [H, W, C]."""
+    """`picture` of bare pixels: uint8 [h, w, 1 or 3] -> [H, W, C]."""
     return _resized(Image.fromarray(pixels_HWC[:, :, 0] if pixels_HWC.shape[2] == 1 else pixels_HWC), shape, square)
 
 
@@ -124,30 +124,30 @@ def _resized(whole: Image.Image, shape: tuple[int, int, int], square: Literal["c
     H, W, C = shape
     whole = whole.convert("RGB" if C == 3 else "L")
     box = middle(whole.size, (W, H)) if square == "crop" else None
-    # Shrunk by whole factors first, but not below three times the final size: faster, nothing visible.
+    # First shrunk by a whole factor, but not below three times the final size: faster, with no visible difference.
     return np.array(whole.resize((W, H), Image.Resampling.BICUBIC, box, reducing_gap=3.0)).reshape(shape)
 
 
 def _read(data: bytes, enough: int) -> Image.Image:
-    """The picture upright, its first frame. A JPEG may come smaller, but no side shorter than `enough`."""
+    """The first frame, upright. A JPEG may be decoded smaller, but no side shorter than `enough`."""
     silence()
     with Image.open(io.BytesIO(data), formats=_formats()) as opened:
-        if opened.width * opened.height > MOST_PIXELS:  # where Pillow would only warn
+        if opened.width * opened.height > MOST_PIXELS:  # Pillow would only warn
             raise _bomb()
         _draft(opened, enough)
-        # Refuses what is cut short, a JPEG also where only its last two bytes are missing. A PNG, GIF or BMP may lack
-        # the few bytes behind its pixels.
+        # Rejects truncated files, including a JPEG that lacks only its last two bytes. A PNG, GIF or BMP may lack the
+        # few bytes after its pixels.
         opened.load()
         try:
             return ImageOps.exif_transpose(opened)
-        except Exception:  # a damaged EXIF block is no reason to refuse the pixels
+        except Exception:  # a damaged EXIF block is no reason to reject the pixels
             return opened.copy()
 
 
 def _draft(picture: Image.Image, enough: int) -> None:
-    """Has libjpeg decode to an eighth, a quarter or half the size where that is enough.
+    """Lets libjpeg decode at an eighth, a quarter or half the size if that is enough.
 
-    Only where it divides both sides: otherwise the last row or column is part of a pixel and the picture distorted.
+    Only if the factor divides both sides; otherwise the last row or column would be a partial pixel, a distortion.
     """
     width, height = picture.size
     for factor in (8, 4, 2):
@@ -158,13 +158,13 @@ def _draft(picture: Image.Image, enough: int) -> None:
 
 @cache
 def silence() -> None:
-    """For good: `warnings.catch_warnings` is not for threads, and pictures are read in several."""
+    """Silences Pillow for good: `warnings.catch_warnings` is not thread-safe, and several threads read images."""
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 def _bomb() -> Unreadable:
-    return Unreadable(f"more than {MOST_PIXELS} pixels", "the picture {path} has {reason}; make it smaller")
+    return Unreadable(f"more than {MOST_PIXELS} pixels", "the image {path} has {reason}; make it smaller")
 
 
 def _damage(error: Exception) -> Unreadable:
@@ -184,10 +184,10 @@ def _on_white(picture: Image.Image) -> Image.Image:
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
-    """A grey picture of 16 or 32 bits, or of floats: 0 becomes 0, and white 255."""
+    """A grey image of 16 or 32 bits, or of floats, as 8 bits: 0 becomes 0, white 255."""
     level = np.array(picture, np.float32)
     level[~np.isfinite(level)] = 0
-    # Files do not say what white is: by custom 1, 255 or 65535 in floats and 65535 in integers.
+    # Files do not define white. By convention it is 1, 255 or 65535 in floats and 65535 in integers.
     whites = (1, 255, 65535) if picture.mode == "F" else (65535,)
     highest = level.max()
     white = next((white for white in whites if highest <= white), highest)
@@ -198,10 +198,10 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
 
 
 def middle(size: tuple[int, int], target: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The largest box of the target's proportions in the middle of a picture, sizes as (width, height)."""
+    """The largest central box with the target's proportions; sizes are (width, height)."""
     (width, height), (W, H) = size, target
     box_width, box_height = min(width, height * W / H), min(height, width * H / W)
-    # Whole pixels of the scaled picture are cut off: where nothing is scaled, nothing is blurred.
+    # Whole pixels of the scaled image are cut off, so that an image that is not scaled is not blurred.
     left = (width - box_width) * W / box_width // 2 * box_width / W
     top = (height - box_height) * H / box_height // 2 * box_height / H
     return left, top, left + box_width, top + box_height

@@ -1,4 +1,4 @@
-"""Batches by Grain: which records make up the batch of a step is a function of the seed and the step alone."""
+"""Batches by Grain. The records in a step's batch depend only on the seed and the step."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from alexnet_jax.data.records import TRAIN, VALIDATION, Records
 
 Batch = dict[str, np.ndarray]
 
-# Grain's own default is 500 elements, and an element here is a batch: gigabytes of ImageNet.
+# Grain's default is 500 elements. Here an element is a batch, so that would be gigabytes of ImageNet.
 _READ_AHEAD = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
 
 
@@ -19,15 +19,15 @@ def training_batches(
 ) -> Iterator[Batch]:
     """Endless batches from step `first` on: {"image": uint8 [b, H, W, C], "label": int32 [b]}.
 
-    The global batch of step s holds the examples s * batch ... of the endless sequence of epochs, so each epoch
-    shows every picture once; `rows` of it are read here. `workers`: processes that read ahead, 0 for threads.
+    The global batch of step s holds the examples from s * batch on of the endless sequence of epochs, so each epoch
+    shows every image once. This process reads its `rows`. `workers`: processes that read ahead, 0 for threads.
     """
     order = grain.MapDataset.range(records.examples(TRAIN)).seed(seed)
     order = order.shuffle() if reshuffle else order
     batches = order.repeat(None).batch(optim.batch).map(lambda indices: records.gather(TRAIN, indices[rows]))
     dataset = batches.slice(slice(first, None)).to_iter_dataset(_READ_AHEAD)
     if not workers:
-        records.gather(TRAIN, np.arange(0))  # a small set is decoded now, not by two threads at once
+        records.gather(TRAIN, np.arange(0))  # decode a small set now, not in two threads at once
     else:
         _let_workers_start()
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
@@ -35,14 +35,14 @@ def training_batches(
 
 
 def _let_workers_start() -> None:
-    # Grain's workers read Abseil's flags, which are unreadable until somebody has parsed them.
+    # Grain's workers read Abseil's flags, which raise an error until they are marked as parsed.
     from absl import flags
 
     flags.FLAGS.mark_as_parsed()
 
 
 def validation_batches(records: Records, size: int, rows: slice) -> Iterator[Batch]:
-    """Every validation example once, in order; "weight" is 1, and 0 for what pads the last batch to `size`."""
+    """Every validation example once, in order. "weight" is 1, or 0 for the padding of the last batch."""
     examples = records.examples(VALIDATION)
 
     def batch(start: int) -> Batch:

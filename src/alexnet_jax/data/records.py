@@ -1,11 +1,11 @@
-"""The record format: one directory of ArrayRecord shards, and what was measured over its training pictures.
+"""The record format: a directory of ArrayRecord shards and statistics of its training images.
 
 DIR/meta.json                           format, image shape, encoding, class names, counts, colours, checksums
-DIR/mean.npy                            mean training picture, float32 [H, W, C], scale 0 to 255 (mean and colours are
-                                        those of the pictures before they become JPEGs)
+DIR/mean.npy                            mean training image, float32 [H, W, C], scale 0 to 255 (mean and colours are
+                                        those of the images before they become JPEGs)
 DIR/train-00000-of-00016.array_record   records: msgpack {"image": its bytes, "label": its class, "name": its source}
 DIR/validation-00000-of-00001.array_record
-DIR/unfinished/                         only until it is whole (writing.py)
+DIR/unfinished/                         only until the directory is complete (writing.py)
 """
 
 import hashlib
@@ -36,14 +36,14 @@ Encoding = Literal["jpeg", "png", "raw"]
 
 _AGAIN = "remove the directory and prepare it again"
 
-# A set that is no larger than this once decoded is decoded once and kept.
+# A set that is no larger than this when decoded is decoded once and kept.
 _KEPT_BYTES = 1 << 30
 
 
 class Records:
-    """A prepared set of pictures, opened for reading.
+    """A prepared set of images, opened for reading.
 
-    Raises BadInput where the directory is missing, is not in this format, or is not whole.
+    Raises BadInput if the directory is missing, incomplete or not in this format.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -64,11 +64,11 @@ class Records:
                 f"make one with python -m alexnet_jax.prepare SRC DST"
             ) from None
         except (ValueError, TypeError, KeyError):
-            raise BadInput(f"{directory}/meta.json is not the one that alexnet_jax.prepare writes; {_AGAIN}") from None
+            raise BadInput(f"{directory}/meta.json was not written by alexnet_jax.prepare; {_AGAIN}") from None
         if version != FORMAT:
-            raise BadInput(f"{directory} is in format {version}, this version reads format {FORMAT}; {_AGAIN}")
+            raise BadInput(f"{directory} is in format {version}, and this version reads format {FORMAT}; {_AGAIN}")
         if self.meta["checksum"] != checksum(self.meta):
-            raise BadInput(f"{directory}/meta.json is damaged, its checksum is another; {_AGAIN}")
+            raise BadInput(f"{directory}/meta.json is damaged, its checksum is wrong; {_AGAIN}")
         for name, file in self.meta["files"].items():
             path = directory / name
             found = path.stat().st_size if path.exists() else 0
@@ -76,7 +76,7 @@ class Records:
                 raise BadInput(f"{path} has {found} bytes instead of {file['bytes']}; {_AGAIN}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Records, (self.directory,)  # a data worker opens the files itself
+        return Records, (self.directory,)  # a worker process opens the files itself
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -90,12 +90,12 @@ class Records:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with any byte of any file."""
+        """Changes if any byte of any file changes."""
         return hashlib.sha256(json.dumps(self.meta["files"], sort_keys=True).encode()).hexdigest()
 
     @cached_property
     def statistics(self) -> Statistics:
-        """Of the training pictures."""
+        """Statistics of the training images."""
         colour = self.meta["colour"]
         return Statistics(
             np.load(self.directory / "mean.npy"),
@@ -115,9 +115,9 @@ class Records:
 
     @cached_property
     def _kept(self) -> dict[str, dict[str, np.ndarray]]:
-        for name, file in self.meta["files"].items():  # so small a set is checked in no time
+        for name, file in self.meta["files"].items():  # checking a set this small takes no time
             if sha256(self.directory / name) != file["sha256"]:
-                raise BadInput(f"{self.directory / name} is damaged, its checksum is another; {_AGAIN}")
+                raise BadInput(f"{self.directory / name} is damaged, its checksum is wrong; {_AGAIN}")
         return {split: self._read(split, np.arange(self.examples(split))) for split in self.meta["splits"]}
 
     @cached_property
@@ -129,7 +129,7 @@ class Records:
 
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(cores(), "decode")  # decoding lets go of Python's lock
+        return ThreadPoolExecutor(cores(), "decode")  # decoding releases Python's lock
 
     def _read(self, split: str, indices: np.ndarray) -> dict[str, np.ndarray]:
         images = np.empty((len(indices), *self.image_shape), np.uint8)
@@ -139,7 +139,7 @@ class Records:
             try:
                 example = msgpack.unpackb(source[index])
                 decode_into(image_HWC, example["image"], encoding)
-            except (OSError, RuntimeError, ValueError) as error:  # what ArrayRecord, msgpack and the decoders raise
+            except (OSError, RuntimeError, ValueError) as error:  # raised by ArrayRecord, msgpack and the decoders
                 raise BadInput(
                     f"record {index} of {self.directory}/{split}-* cannot be read: {error}; "
                     f"python -m alexnet_jax.prepare --verify {self.directory} says what else is damaged"
@@ -156,19 +156,19 @@ def cores() -> int:
 
 
 def _unfinished(directory: Path) -> str:
-    """What to say of a directory that a preparation has not finished."""
+    """The message about a directory that prepare has not finished."""
     plan = read_plan(directory)
     if "shards" not in plan:
-        return f"{directory} is not whole; repeat the python -m alexnet_jax.prepare command that began it"
+        return f"{directory} is incomplete; repeat the python -m alexnet_jax.prepare command that began it"
     done = sum(1 for _ in (directory / UNFINISHED).glob("*.npz"))
     return (
-        f"{directory} is not whole, {done} of its {plan['shards']} shards are there; go on with "
+        f"{directory} is incomplete, with {done} of its {plan['shards']} shards; continue with "
         f"python -m alexnet_jax.prepare {plan['command']}"
     )
 
 
 def read_plan(directory: Path) -> dict[str, Any]:
-    """What unfinished/plan.json says (data/claim.py); empty where there is none, or it is damaged."""
+    """The contents of unfinished/plan.json (data/claim.py); empty if it is missing or damaged."""
     try:
         plan: dict[str, Any] = json.loads((directory / UNFINISHED / PLAN).read_text(encoding="utf-8"))
         return plan if "asked" in plan else {}
@@ -179,7 +179,7 @@ def read_plan(directory: Path) -> dict[str, Any]:
 def read_first(
     shards: Sequence[Path], count: int, shape: tuple[int, int, int], encoding: Encoding
 ) -> tuple[np.ndarray, list[int]]:
-    """uint8 [count, H, W, C] and labels of the first records of these files; fewer where there are no more."""
+    """uint8 [count, H, W, C] and labels of the first records of these files, or of all if there are fewer."""
     source = ArrayRecordDataSource([str(shard) for shard in shards])
     examples = [msgpack.unpackb(source[index]) for index in range(min(count, len(source)))]
     images = np.empty((len(examples), *shape), np.uint8)
@@ -189,7 +189,7 @@ def read_first(
 
 
 def checksum(meta: dict[str, Any]) -> str:
-    """SHA-256 of all that meta.json says but for this checksum."""
+    """SHA-256 of everything in meta.json except this checksum."""
     rest = {name: value for name, value in meta.items() if name != "checksum"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
@@ -200,13 +200,13 @@ def sha256(path: Path) -> str:
 
 
 def decode_into(image_HWC: np.ndarray, data: bytes, encoding: Encoding) -> None:
-    """Decodes a record's picture. Raises ValueError or OSError where it is damaged or of another shape."""
+    """Decodes a record's image. Raises ValueError or OSError if it is damaged or has another shape."""
     if encoding == "raw":
         image_HWC[:] = np.frombuffer(data, np.uint8).reshape(image_HWC.shape)
     elif encoding == "jpeg":
         H, W, C = image_HWC.shape
         if simplejpeg.decode_jpeg_header(data)[:2] != (H, W):
-            raise ValueError("a picture has another shape")
+            raise ValueError("an image has another shape")
         simplejpeg.decode_jpeg(data, "RGB" if C == 3 else "GRAY", buffer=image_HWC)
     else:
         picture = np.asarray(Image.open(io.BytesIO(data)))
@@ -214,9 +214,9 @@ def decode_into(image_HWC: np.ndarray, data: bytes, encoding: Encoding) -> None:
 
 
 def encode(image_HWC: np.ndarray, encoding: Encoding) -> bytes | memoryview:
-    """The bytes of a record's picture: bare pixels, a PNG, which loses nothing, or a JPEG.
+    """The bytes of a record's image: bare pixels, a PNG (lossless), or a JPEG.
 
-    JPEGs are of quality 95 as in 2013's make-data.py (cuda-convnet2, pyext.h), with chroma at half the resolution.
+    JPEGs have quality 95, as in make-data.py of 2013 (cuda-convnet2, pyext.h), and chroma at half the resolution.
     """
     C = image_HWC.shape[-1]
     if encoding == "raw":

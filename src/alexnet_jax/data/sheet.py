@@ -1,4 +1,4 @@
-"""A contact sheet: some pictures as they are stored, and as the network sees them in training."""
+"""A contact sheet: some images as stored, and as the network sees them in training."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -14,14 +14,14 @@ from alexnet_jax.data.augment import Statistics, training_view
 
 PICTURES = 8
 _LEFT, _TOP, _GAP = 150, 24, 4
-_SMALLEST = 96  # what a picture is enlarged to, at least
+_SMALLEST = 96  # small images are enlarged to at least this
 
 
 def sheet(images_BHWC: np.ndarray, names: Sequence[str], statistics: Statistics, seed: int) -> Image.Image:
-    """A row of stored pictures (uint8), two rows of their crops and reflections, two with colour noise besides.
+    """A row of stored images (uint8), two rows of crops and reflections, and two rows that add colour noise.
 
-    Crops are 7/8 of the side, as 224 is of 256. The views are the training step's own, in the 2012 code's reading of
-    colour noise, but with the mean added again.
+    Crops are 7/8 of the side, like 224 of 256. The views come from the training step itself, with the 2012 code's form
+    of colour noise, and the mean is added back.
     """
     B, H, W, _ = images_BHWC.shape
     size = max(1, min(H, W) * 7 // 8)

@@ -1,4 +1,4 @@
-"""Processes that write shards side by side; which of them writes which changes nothing."""
+"""Processes that write shards in parallel. The result does not depend on which process writes which shard."""
 
 import multiprocessing
 import os
@@ -25,25 +25,25 @@ class Task(NamedTuple):
 
 
 class Stopped(Exception):
-    """The command that this worker belongs to is about to end."""
+    """This worker's command is about to end."""
 
 
 def write_shards(tasks: Sequence[Task], how: How, count: int | None, advance: Callable[[int], None]) -> None:
-    """Writes the shards with `count` processes (by default one a core); `advance` is told how many pictures are done.
+    """Writes the shards with `count` processes (by default one per core). `advance` is called with the images done.
 
-    Raises what the first failing worker raises; KeyboardInterrupt ends all of them within a picture.
+    Raises what the first failing worker raises. KeyboardInterrupt ends all of them within one image.
     """
     count = min(count or cores(), len(tasks))
     if count <= 1:
         for task in tasks:
             write_shard(task.path, task.pictures, how, lambda: advance(1))
         return
-    # Spawned: the processes that JAX's and Grain's threads live in must not be forked.
+    # Spawned, as a process with JAX's and Grain's threads must not be forked.
     context = multiprocessing.get_context("spawn")
     seen, stop = context.Value("Q", 0), context.Event()
     told = 0
     with ProcessPoolExecutor(count, context, _begin, (seen, stop)) as pool:
-        # An interrupt from the keyboard reaches the workers too, but this process decides: they are born deaf to it.
+        # Ctrl-C reaches the workers too, but this process decides, so they are started with SIGINT ignored.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         futures = [pool.submit(_write, task, how) for task in tasks]
         signal.signal(signal.SIGINT, before)
@@ -58,7 +58,7 @@ def write_shards(tasks: Sequence[Task], how: How, count: int | None, advance: Ca
                     future.result()
         except BrokenProcessPool:
             raise BadInput(
-                "a worker was killed, perhaps for want of memory; give fewer --workers, the same command goes on"
+                "a worker was killed, perhaps for lack of memory; give fewer --workers, and the same command continues"
             ) from None
         finally:
             stop.set()
@@ -70,14 +70,14 @@ _stop: Any = None
 
 
 def _begin(seen: Any, stop: Any) -> None:
-    """In a worker, before its first shard."""
+    """Runs in a worker before its first shard."""
     global _seen, _stop
     _seen, _stop = seen, stop
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 
 def _die_with_parent() -> None:
-    """A parent that is killed leaves its workers waiting for tasks for ever, as each holds the pipe's other end."""
+    """Ends the worker when its parent is killed. It would wait for tasks forever, as it holds both ends of the pipe."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

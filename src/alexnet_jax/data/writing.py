@@ -1,7 +1,7 @@
-"""Writing the record format: shard by shard, so that what was interrupted goes on, and whole only at the very end.
+"""Writing the record format, shard by shard, so that an interrupted command continues.
 
-While a set is being made, DIR/unfinished holds plan.json and, for every finished shard, what was measured over it
-(SHARD.npz). meta.json, without which nobody reads the set, comes last.
+While a set is being made, DIR/unfinished holds plan.json and the statistics of every finished shard (SHARD.npz).
+meta.json comes last. Without it the set counts as incomplete.
 """
 
 import contextlib
@@ -25,17 +25,17 @@ from alexnet_jax.data.records import FORMAT, TRAIN, UNFINISHED, Encoding, checks
 
 @dataclass(frozen=True)
 class Part:
-    """What one shard holds, and what was measured over its pictures: whole numbers, so their sums have no order."""
+    """The contents and statistics of one shard. The statistics are integers, so that sums do not depend on order."""
 
     file: str
     bytes: int
     sha256: str
     per_class: list[int]
     rejected: list[tuple[str, str]]
-    """names of pictures that could not be read, and why"""
+    """names of images that could not be read, and why"""
     sum_HWC: np.ndarray
     products_CC: np.ndarray
-    """of the channels, summed over pixels"""
+    """products of the channels, summed over pixels"""
 
     def save(self, path: Path) -> None:
         about = {name: getattr(self, name) for name in ("file", "bytes", "sha256", "per_class", "rejected")}
@@ -54,28 +54,30 @@ Products = Callable[[np.ndarray], np.ndarray]
 
 
 def plain_products(image_HWC: np.ndarray) -> np.ndarray:
-    """[C, C]: the products of the channels, summed over the pixels; whole numbers below 2^53."""
-    # Not by BLAS: its threads and those of other workers would wait for each other.
+    """[C, C]: products of the channels, summed over the pixels; integers below 2^53."""
+    # Not by BLAS, whose threads would compete with those of other workers.
     planes = [np.ascontiguousarray(image_HWC[..., c], np.float64).ravel() for c in range(image_HWC.shape[-1])]
     return np.array([[np.einsum("i,i->", a, b) for b in planes] for a in planes])
 
 
 class Shard:
-    """One file of records that is being written. Raises BadInput where pictures differ in shape."""
+    """A file of records being written. Raises BadInput if images differ in shape."""
 
     def __init__(self, path: Path, classes: int, encoding: Encoding, products: Products | None = None) -> None:
         self._path, self._encoding, self._products = path, encoding, products or plain_products
-        # One record a group: any picture can be read without its neighbours. Pictures do not compress further.
+        # One record per group, so that an image is read without its neighbours. Images do not compress further.
         self._writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
         self._per_class = [0] * classes
-        self._sum_HWC, self._products_CC = np.zeros(0, np.uint32), np.zeros(0)  # of no picture yet
+        self._sum_HWC, self._products_CC = np.zeros(0, np.uint32), np.zeros(0)  # no image yet
 
     def add(self, image_HWC: np.ndarray, label: int, name: str | None = None) -> None:
         if not self._sum_HWC.size:
-            self._sum_HWC = np.zeros(image_HWC.shape, np.uint32)  # enough for 16 million pictures
+            self._sum_HWC = np.zeros(image_HWC.shape, np.uint32)  # enough for 16 million images
             self._products_CC = np.zeros((image_HWC.shape[-1],) * 2)
         if image_HWC.shape != self._sum_HWC.shape:
-            raise BadInput(f"a picture is {image_HWC.shape}, others are {self._sum_HWC.shape}; a set has one shape")
+            raise BadInput(
+                f"an image is {image_HWC.shape}, others are {self._sum_HWC.shape}; all images of a set have one shape"
+            )
         named = {} if name is None else {"name": name}
         self._writer.write(msgpack.packb({"image": encode(image_HWC, self._encoding), "label": int(label)} | named))
         self._per_class[label] += 1
@@ -100,19 +102,19 @@ class Shard:
 
 @dataclass(frozen=True)
 class How:
-    """What becomes of each picture of a source."""
+    """How each image of a source is stored."""
 
     shape: tuple[int, int, int]
-    """(H, W, C) of what is stored"""
+    """(H, W, C) as stored"""
     square: Literal["crop", "warp"]
-    """crop: the shorter side becomes the size and the middle is cut out (section 2); warp: both sides do (Caffe)"""
+    """crop: the shorter side is scaled and the middle cut out (section 2); warp: both sides are scaled (Caffe)"""
     encoding: Encoding
     pixels: tuple[int, int, int] | None
-    """(H, W, C) of a source's bare pixels; None for encoded pictures"""
+    """(H, W, C) of a source's bare pixels; None for encoded images"""
     classes: tuple[str, ...]
 
     def functions(self) -> tuple[Callable[[bytes], np.ndarray], Products]:
-        """What makes uint8 [H, W, C] of a picture's bytes (or raises Unreadable), and what sums channels' products."""
+        """Two functions: an image's bytes to uint8 [H, W, C] (or Unreadable), and the sum of its channels' products."""
         shape, square, pixels = self.shape, self.square, self.pixels
         if pixels:
             return lambda data: pictures.fit(
@@ -132,24 +134,24 @@ def shard_name(split: str, number: int, count: int) -> str:
 
 
 def part_of(shard: Path) -> Path:
-    """Where it is written what a finished shard holds."""
+    """The file with the statistics of a finished shard."""
     return shard.parent / UNFINISHED / f"{shard.name}.npz"
 
 
 def finished(shard: Path) -> Part | None:
-    """What is written of a finished shard; None where that is not there or the shard is another."""
+    """The statistics of a finished shard; None if they are missing or belong to another shard."""
     try:
         part = Part.load(part_of(shard))
         return part if shard.stat().st_size == part.bytes else None
-    except Exception:  # whatever NumPy and JSON make of what a power cut left
+    except Exception:  # NumPy and JSON raise many kinds for what a power cut left
         return None
 
 
 def write_shard(path: Path, wanted: Sequence[sources.Picture], how: How, seen: Callable[[], None]) -> None:
-    """Writes one shard, and then its part. `seen` is called at each picture; what it raises ends the work.
+    """Writes one shard, and then its statistics. `seen` is called for each image, and its exceptions end the work.
 
-    What was there of either before is replaced by one rename each, so that a crash leaves neither half-written, and
-    the part is only there when the shard is. Raises BadInput where the disk refuses.
+    Each file replaces an older one by a rename, so that a crash leaves neither half-written, and the statistics exist
+    only if the shard does. Raises BadInput if the disk fails.
     """
     rejected = []
     image, products = how.functions()
@@ -166,15 +168,15 @@ def write_shard(path: Path, wanted: Sequence[sources.Picture], how: How, seen: C
                     shard.add(image_HWC, picture.label, picture.name)
             made = shard.close(rejected)
         replace(made, file=path.name).save(part_of(path))
-    except RuntimeError as error:  # ArrayRecord's, of a full disk
+    except RuntimeError as error:  # raised by ArrayRecord when the disk is full
         raise _unwritten(path, str(error).split(";")[0]) from error
     except MemoryError as error:
-        raise BadInput("there is not enough memory; give fewer --workers, the same command goes on") from error
+        raise BadInput("there is not enough memory; give fewer --workers, and the same command continues") from error
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A name to write under, which becomes `path` once all of it is on the disk; in unfinished/ where there is one."""
+    """A temporary file that becomes `path` once it is on the disk; in unfinished/ if that exists."""
     scratch = path.parent / UNFINISHED
     partial = (scratch if scratch.is_dir() else path.parent) / f"{path.name}.{os.getpid()}"
     try:
@@ -190,7 +192,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _to_disk(path: Path) -> None:
-    """A file's bytes, or a directory's names, so that they outlast a power cut in the order in which they were made."""
+    """Flushes a file's bytes or a directory's names to the disk, so that a power cut cannot reorder them."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -200,30 +202,30 @@ def _to_disk(path: Path) -> None:
 
 def _unwritten(path: Path, reason: str) -> BadInput:
     reason = " ".join(reason.split())
-    return BadInput(f"{path} cannot be written: {reason}; when this is mended, the same command goes on")
+    return BadInput(f"{path} cannot be written: {reason}; once this is fixed, the same command continues")
 
 
 # -------------------------------------------------------------------------------------------------- the whole set
 
 
 class Measured(NamedTuple):
-    """Over all training pictures."""
+    """Statistics of all training images."""
 
     mean_HWC: np.ndarray
     stdevs_C: np.ndarray
     """standard deviations of the pixels' colours along their principal components"""
     components_CC: np.ndarray
-    """those components, one a column"""
+    """those components, one per column"""
 
 
 def measured(parts: Sequence[Part]) -> Measured:
-    """What the parts measured together. Raises BadInput where they hold no pictures, or of several shapes."""
+    """The statistics of all parts together. Raises BadInput if they hold no images, or images of several shapes."""
     parts = [part for part in parts if sum(part.per_class)]
     if not parts:
-        raise BadInput("there are no training pictures")
+        raise BadInput("there are no training images")
     shapes = {part.sum_HWC.shape for part in parts}
     if len(shapes) > 1:
-        raise BadInput(f"the pictures of a set have one shape, these have {' and '.join(map(str, sorted(shapes)))}")
+        raise BadInput(f"the images of a set have one shape, these have {' and '.join(map(str, sorted(shapes)))}")
     count = sum(sum(part.per_class) for part in parts)
     mean_HWC = reduce(np.add, (part.sum_HWC for part in parts)) / count
     mean_C = mean_HWC.mean(axis=(0, 1))
@@ -235,9 +237,9 @@ def measured(parts: Sequence[Part]) -> Measured:
 def complete(
     directory: Path, parts: Mapping[str, Sequence[Part]], found: Measured, beside: Sequence[str], about: dict[str, Any]
 ) -> None:
-    """Marks a directory whole, whose shards the parts describe, by its mean.npy and, last, its meta.json.
+    """Completes a directory by writing its mean.npy and, last, its meta.json. `parts` describe its shards.
 
-    `beside`: further files in it; `about`: source, encoding and classes, and what else meta.json shall say.
+    `beside`: further files in it. `about`: source, encoding, classes and anything else for meta.json.
     """
     with replacing(directory / "mean.npy") as partial, partial.open("wb") as file:
         np.save(file, found.mean_HWC)
@@ -271,13 +273,13 @@ def write(
     source: str,
     licence: str | None = None,
 ) -> None:
-    """Writes `splits` of (picture uint8 [H, W, C], label) as a new data directory, a shard a split.
+    """Writes `splits` of (image uint8 [H, W, C], label) as a new data directory, one shard per split.
 
-    It comes into being whole, at the end, by one rename: what an interrupted call leaves is DIR.incomplete, which
-    the next one clears. Raises BadInput where the directory exists or a picture has another shape than the first.
+    A rename at the end creates it in one step. An interrupted call leaves DIR.incomplete, which the next one clears.
+    Raises BadInput if the directory exists or an image has another shape than the first.
     """
     if directory.exists():
-        raise BadInput(f"{directory} exists already; give another directory or remove that one")
+        raise BadInput(f"{directory} already exists; give another directory or remove that one")
     incomplete = directory.with_name(directory.name + ".incomplete")
     shutil.rmtree(incomplete, ignore_errors=True)
     incomplete.mkdir(parents=True)

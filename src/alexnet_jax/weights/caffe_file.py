@@ -1,4 +1,4 @@
-"""Caffe's AlexNet and CaffeNet as .caffemodel files, with their layers in today's form or in that of 2014."""
+"""Caffe's AlexNet and CaffeNet as .caffemodel files, in today's format or that of 2014."""
 
 import math
 from pathlib import Path
@@ -10,9 +10,9 @@ from alexnet_jax.config import BadInput
 from alexnet_jax.weights.caffe_net import MEAN_C, Layer, reading
 from alexnet_jax.weights.found import Found, needs
 
-# What decides an AlexNet's numbers among the fields of caffe.proto: number, type (* repeated), default where it is not
-# 0. Protobuf skips all others. The names are ours. Some types are others of the same wire form: an enum is an int32,
-# and packed numbers are bytes, for as Python's own floats fc6 alone would take more than a gigabyte.
+# The fields of caffe.proto that decide an AlexNet's numbers: number, type (* repeated), default if it is not 0.
+# Protobuf skips all others. The names are ours. Some types stand for others with the same wire format: an enum is an
+# int32, and packed numbers are bytes, as fc6 alone would take more than a gigabyte as Python floats.
 MESSAGES: dict[str, dict[str, tuple[Any, ...]]] = {
     "Net": {
         "layers": (2, "OldLayer*"), "input_dim": (4, "int32*"), "input_shape": (8, "Shape*"), "layer": (100, "Layer*"),
@@ -51,22 +51,22 @@ MESSAGES: dict[str, dict[str, tuple[Any, ...]]] = {
     "Dense": {"transpose": (6, "bool")},
     "ReLU": {"slope": (1, "float")},
 }  # fmt: skip
-# The layers of 2014 have numbers for types.
+# In the format of 2014 layer types are numbers.
 TYPES = {
     1: "Accuracy", 4: "Convolution", 5: "Data", 6: "Dropout", 8: "Flatten", 9: "HDF5Data", 12: "ImageData",
     14: "InnerProduct", 15: "LRN", 17: "Pooling", 18: "ReLU", 20: "Softmax", 21: "SoftmaxWithLoss", 22: "Split",
     24: "WindowData", 29: "MemoryData", 32: "DummyData", 36: "Silence",
 }  # fmt: skip
 NETWORK = ("Convolution", "InnerProduct", "LRN", "Pooling", "ReLU")
-# What changes no number between a picture and the logits.
+# Layers that change no number between an image and the logits.
 SILENT = (set(TYPES.values()) | {"Input", "Reshape"}) - set(NETWORK)
 
 
 def read(path: Path) -> Found:
-    """The network of a .caffemodel file. Raises BadInput where it is neither of Caffe's two."""
+    """The network in a .caffemodel file. Raises BadInput if it is neither of Caffe's two."""
     net = _net_class().FromString(path.read_bytes())
     if any(layer.HasField("oldest") for layer in net.layers):
-        raise BadInput(f"{path} is in Caffe's form of 2013; let Caffe's upgrade_net_proto_binary rewrite it")
+        raise BadInput(f"{path} is in Caffe's format of 2013; convert it with Caffe's upgrade_net_proto_binary")
     messages = [*net.layer, *net.layers]
     transforms = [layer.transform for layer in messages]
     inputs = [shape for layer in net.layer for shape in layer.input.shape]
@@ -79,7 +79,7 @@ def read(path: Path) -> Found:
 
 
 def _layer(path: Path, message: Any) -> Layer | None:
-    """A layer with its settings as far as the file has them, Caffe's defaults where they are missing."""
+    """A layer with the settings in the file, and Caffe's defaults for missing ones."""
     kind = TYPES.get(message.type, message.type) if isinstance(message.type, int) else _text(message.type)
     called = _text(message.name)
     says: dict[str, Any] = {}
@@ -109,12 +109,12 @@ def _layer(path: Path, message: Any) -> Layer | None:
                 says = _window(pool) | {"kind": kind}
             return Layer("pool", called, says | {"ragged": not message.pool.floor})
     if kind not in SILENT:
-        raise BadInput(f"{path} has a layer of type {kind!r} ({called!r}), and neither of Caffe's AlexNets has one")
+        raise BadInput(f"{path} has a layer of type {kind!r} ({called!r}), which neither of Caffe's AlexNets has")
     return None
 
 
 def _window(told: Any) -> dict[str, Any]:
-    """Size, stride and padding, which Caffe takes as one number for both axes, a list of two, or two fields."""
+    """Size, stride and padding, which Caffe writes as one number for both axes, a list of two, or two fields."""
 
     def pair(name: str, otherwise: int) -> tuple[int, ...]:
         if told.HasField(f"{name}_h"):
@@ -126,13 +126,13 @@ def _window(told: Any) -> dict[str, Any]:
 
 def _weights(path: Path, called: str, blobs: Any) -> tuple[np.ndarray, np.ndarray]:
     if len(blobs) != 2:
-        raise BadInput(f"{path} holds {len(blobs)} arrays of weights for {called!r}; a kernel and a bias are wanted")
+        raise BadInput(f"{path} holds {len(blobs)} arrays of weights for {called!r} instead of a kernel and a bias")
     kernel, bias = (_array(path, called, blob) for blob in blobs)
     return kernel, bias.reshape(-1)
 
 
 def _array(path: Path, called: str, blob: Any) -> np.ndarray:
-    """A blob's numbers in its shape, which in 2014 had four sides: a bias 1x1x1x96, fc6 1x1x4096x9216."""
+    """A blob's numbers in its shape, which in 2014 had four dimensions: a bias 1x1x1x96, fc6 1x1x4096x9216."""
     shape = tuple(blob.shape.dim) if blob.HasField("shape") else (blob.num, blob.channels, blob.height, blob.width)
     kind, raw = ("<f8", b"".join(blob.doubles)) if blob.doubles else ("<f4", b"".join(blob.floats))
     if min(shape, default=0) < 0 or len(raw) != math.prod(shape) * np.dtype(kind).itemsize:
@@ -145,7 +145,7 @@ def _text(name: bytes) -> str:
 
 
 def _net_class() -> Any:
-    """The class of a whole network, made of MESSAGES by the protobuf library."""
+    """The class of a complete network, which the protobuf library makes from MESSAGES."""
     descriptor = needs("google.protobuf.descriptor_pb2", "a .caffemodel")
     file = descriptor.FileDescriptorProto(name="alexnet_jax.proto", package="alexnet_jax", syntax="proto2")
     for message, fields in MESSAGES.items():

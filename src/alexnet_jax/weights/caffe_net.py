@@ -1,4 +1,4 @@
-"""Caffe's two AlexNets, layer by layer, whichever kind of file tells them."""
+"""Caffe's two AlexNets, layer by layer, from any kind of file."""
 
 import math
 from collections.abc import Sequence
@@ -12,19 +12,19 @@ from alexnet_jax.config import BadInput, ModelConfig
 from alexnet_jax.config.presets import preset
 from alexnet_jax.weights.found import Found, groups
 
-# Red, green, blue: the mean over Caffe's mean image of ILSVRC 2012, which is in no file of weights.
+# Red, green, blue: the mean of Caffe's mean image of ILSVRC 2012, which is not part of any weights file.
 MEAN_C = (122.67891434, 116.66876762, 104.00698793)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer of a file, in the words that all kinds of files share."""
+    """A layer of a file, in words shared by all kinds of files."""
 
     kind: Literal["conv", "activation", "norm", "pool", "fc"]
     called: str
-    """what the file calls it"""
+    """its name in the file"""
     says: dict[str, Any] = field(default_factory=dict)
-    """its settings as far as the file tells them, by the names of `settings`; of a pool also whether it is ragged"""
+    """the settings given in the file, with the names of `settings`; for a pool also whether it is ragged"""
     arrays: tuple[np.ndarray, ...] = ()
     """kernel and bias, of conv and fc"""
 
@@ -32,9 +32,9 @@ class Layer:
 def reading(
     path: Path, layers: Sequence[Layer], image_size: int | None, mean_C: Sequence[float] = MEAN_C, scale: float = 1.0
 ) -> Found:
-    """The layers as Caffe's AlexNet or, where pooling comes before LRN, as its CaffeNet.
+    """The layers as Caffe's AlexNet or, if pooling comes before LRN, its CaffeNet.
 
-    Raises BadInput where their order or a setting is another one. Weights alone are taken for AlexNet's.
+    Raises BadInput if their order or a setting differs. Weights without any other layer are taken for AlexNet's.
     """
     names = _names(layers)
     first = next((name for name in names if name in ("norm1", "pool1")), "norm1")
@@ -49,13 +49,13 @@ def reading(
     called = [*(f"{name} ({layer.called!r})" for name, layer in zip(names, layers, strict=True)), "nothing"]
     for want, name, words in zip([*wanted, "nothing"], [*names, "nothing"], called, strict=False):
         if want != name:
-            raise BadInput(f"{path} is not the network {config.preset}: in the place of {want} it has {words}")
+            raise BadInput(f"{path} is not the network {config.preset}: instead of {want} it has {words}")
     for name, layer in zip(names, layers, strict=True):
         for key, ours in settings(model, name).items():
             theirs = layer.says.get(key, ours)
-            # Files keep single precision.
+            # Files store single precision.
             if not (math.isclose(theirs, ours, rel_tol=1e-5) if isinstance(ours, float) else theirs == ours):
-                raise BadInput(f"{path} has {theirs} as {name}'s {key}, and the preset {config.preset} has {ours}")
+                raise BadInput(f"{path} has {theirs} as {name}'s {key}, where the preset {config.preset} has {ours}")
 
     by_name = dict(zip(names, layers, strict=True))
     kernels, biases = ({name: by_name[name].arrays[at] for name in names if by_name[name].arrays} for at in (0, 1))
@@ -66,7 +66,7 @@ def reading(
 
 
 def _names(layers: Sequence[Layer]) -> list[str]:
-    """Our names for them, whatever the file calls them: conv1, activation1, norm1, pool1, conv2, ... fc8."""
+    """Our names for the layers: conv1, activation1, norm1, pool1, conv2, ... fc8."""
     names, number = [], 0
     for layer in layers:
         number += layer.kind in ("conv", "fc")
@@ -75,7 +75,7 @@ def _names(layers: Sequence[Layer]) -> list[str]:
 
 
 def _order(model: ModelConfig) -> list[str]:
-    """The names that the network's own layers have."""
+    """The names of the network's own layers."""
     names = []
     for name, conv in model.convs.items():
         names += [name, *(step + name[4:] for step in conv.then)]
@@ -83,7 +83,7 @@ def _order(model: ModelConfig) -> list[str]:
 
 
 def settings(model: ModelConfig, name: str) -> dict[str, Any]:
-    """What the network's layer of that name is like. Sizes are (height, width), paddings (top, left, bottom, right)."""
+    """The settings of a layer of the network. Sizes are (height, width), paddings (top, left, bottom, right)."""
     if name.startswith("conv"):
         conv = model.convs[name]
         before, after = conv.padding

@@ -10,12 +10,12 @@ from alexnet_jax.config import BadInput
 from alexnet_jax.weights.caffe_net import Layer, reading
 from alexnet_jax.weights.found import Found, needs
 
-# What changes no number on the way to the logits. A Constant is a shape here; weights stand among the initializers.
+# Nodes that change no number on the way to the logits. A Constant is a shape here; weights are initializers.
 SILENT = ("Constant", "ConstantOfShape", "Dropout", "Flatten", "Identity", "Reshape", "Softmax")
 
 
 def read(path: Path) -> Found:
-    """The network of an .onnx file. Raises BadInput where it is neither of Caffe's two."""
+    """The network in an .onnx file. Raises BadInput if it is neither of Caffe's two."""
     onnx = needs("onnx", "an .onnx")
     graph = onnx.load(path).graph
     stored = {tensor.name: tensor for tensor in graph.initializer}
@@ -34,13 +34,13 @@ def read(path: Path) -> Found:
             names = node.input[1:] if node.op_type in ("Conv", "Gemm") else ()
             called = node.name or node.output[0]
             if len(names) == 1:
-                raise BadInput(f"{path} has no bias in {called!r}, and every layer of AlexNet has one")
+                raise BadInput(f"{path} has no bias in {called!r}, but every layer of AlexNet has one")
             layers.append(_layer(path, node.op_type, called, told, tuple(map(array, names))))
     return reading(path, layers, _image_size(path, [value for value in graph.input if value.name not in stored]))
 
 
 def _layer(path: Path, kind: str, called: str, told: dict[str, Any], arrays: tuple[np.ndarray, ...]) -> Layer:
-    """A node with its attributes, ONNX's defaults where they are missing."""
+    """A node with its attributes, and ONNX's defaults for missing ones."""
     match kind:
         case "Conv":
             return Layer("conv", called, _window(told) | {"groups": told.get("group", 1)}, arrays)
@@ -56,12 +56,12 @@ def _layer(path: Path, kind: str, called: str, told: dict[str, Any], arrays: tup
             says = {"n": n, "alpha": told.get("alpha", 1e-4) / n}
             return Layer("norm", called, says | {"k": told.get("bias", 1.0), "beta": told.get("beta", 0.75)})
         case "MaxPool":
-            # A converter writes Caffe's ragged windows as padding below and on the right, or not at all.
+            # A converter writes Caffe's ragged windows as padding at the bottom and right, or not at all.
             window = _window(told)
             padded = window["padding"] == (0, 0, 1, 1)
             says = window | {"padding": (0, 0, 0, 0)} if padded else window
             return Layer("pool", called, says | {"ragged": padded or bool(told.get("ceil_mode", 0))})
-    raise BadInput(f"{path} has a node of type {kind} ({called!r}), and neither of Caffe's AlexNets has one")
+    raise BadInput(f"{path} has a node of type {kind} ({called!r}), which neither of Caffe's AlexNets has")
 
 
 def _window(told: dict[str, Any]) -> dict[str, Any]:

@@ -16,9 +16,9 @@ READERS = {
 
 
 def read(path: Path) -> Found:
-    """The network in a file of Caffe's, ONNX's or PyTorch's. Raises BadInput where it is no AlexNet of theirs."""
+    """The network in a file of Caffe, ONNX or PyTorch. Raises BadInput if it is not one of their AlexNets."""
     if path.suffix.lower() not in READERS:
-        raise BadInput(f"{path} has the suffix {path.suffix!r}; files of weights end in {', '.join(READERS)}")
+        raise BadInput(f"{path} has the suffix {path.suffix!r}; weights files end in {', '.join(READERS)}")
     if not path.is_file():
         raise BadInput(f"there is no file {path}")
     try:
@@ -27,4 +27,4 @@ def read(path: Path) -> Found:
         raise
     except Exception as error:  # damaged bytes may fail anywhere in protobuf, onnx, pickle, zipfile and NumPy
         kind = path.suffix.lower()
-        raise BadInput(f"{path} is damaged or no {kind} file at all ({type(error).__name__})") from error
+        raise BadInput(f"{path} is damaged or not a {kind} file ({type(error).__name__})") from error

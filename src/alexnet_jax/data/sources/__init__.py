@@ -1,4 +1,4 @@
-"""Data sets of pictures in the forms in which they are distributed."""
+"""Image data sets in the forms in which they are distributed."""
 
 from alexnet_jax.data.sources.recognise import Kind, find
 from alexnet_jax.data.sources.source import Picture, Source, read

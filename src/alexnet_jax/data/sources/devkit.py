@@ -1,4 +1,4 @@
-"""The development kit of ILSVRC: which synset each validation picture shows, and what the synsets are called."""
+"""The development kit of ILSVRC: the synset of each validation image, and the names of the synsets."""
 
 import json
 import subprocess
@@ -17,35 +17,35 @@ class Devkit(NamedTuple):
     words: dict[str, str]
     """of the synsets that are classes: {"n01440764": "tench, Tinca tinca", ...}"""
     validation: list[str]
-    """the synset ids of the validation pictures, in the order of their file names"""
+    """the synset ids of the validation images, in the order of their file names"""
 
 
 def read(path: Path, year: int) -> Devkit:
-    """The kit of a year, as the archive or as the folder that it unpacks to.
+    """The kit of a year, as the archive or its unpacked folder.
 
-    Its data/meta.mat numbers the synsets; data/ILSVRC..._validation_ground_truth.txt has such a number for each
-    validation picture. Raises BadInput where one of them is missing or damaged.
+    Its data/meta.mat numbers the synsets, and data/ILSVRC..._validation_ground_truth.txt has such a number for each
+    validation image. Raises BadInput if one of them is missing or damaged.
     """
     names = ("meta.mat", f"ILSVRC{year}_validation_ground_truth.txt")
     files = _in_folder(path, names) if path.is_dir() else tar.extract(path, names, _LARGEST, folder="data")
     for name in names:
         if name not in files:
-            raise BadInput(f"{path} has no data/{name}, so it is not the development kit of {year}; get it again")
+            raise BadInput(f"{path} has no data/{name}, so it is not the development kit of {year}; download it again")
     try:
         command = [sys.executable, "-P", str(_META_MAT), str(year)]
         child = subprocess.run(command, input=files[names[0]], capture_output=True, check=True, timeout=60)
         synsets = json.loads(child.stdout)
     except (subprocess.SubprocessError, ValueError) as error:
-        raise BadInput(f"{names[0]} in {path} is damaged or not that of {year}; get it again") from error
+        raise BadInput(f"{names[0]} in {path} is damaged or not from {year}; download it again") from error
     ids = {number: id for number, id, _ in synsets}
     words = {id: words for _, id, words in synsets}
     if not len(ids) == len(words) == len(synsets):
-        raise BadInput(f"{names[0]} in {path} has a number or an id of a class twice; get it again")
+        raise BadInput(f"{names[0]} in {path} has a class number or id twice; download it again")
     truth = files[names[1]].split()
     try:
         return Devkit(words, [ids[int(number)] for number in truth])
     except (ValueError, KeyError):
-        raise BadInput(f"{names[1]} in {path} has lines that are no numbers of classes in {names[0]}") from None
+        raise BadInput(f"{names[1]} in {path} has lines that are not class numbers from {names[0]}") from None
 
 
 def _in_folder(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:

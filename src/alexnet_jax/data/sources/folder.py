@@ -1,4 +1,4 @@
-"""Folders of pictures: SRC/train/CLASS and SRC/val/CLASS, or SRC/CLASS."""
+"""Folders of images: SRC/train/CLASS and SRC/val/CLASS, or SRC/CLASS."""
 
 import hashlib
 import os
@@ -18,40 +18,39 @@ from alexnet_jax.data.sources.source import (
     on_disk,
 )
 
-# Caffe's list of synsets and Kaggle's: "n01440764 tench, Tinca tinca" a line.
+# Caffe's list of synsets and Kaggle's, with lines like "n01440764 tench, Tinca tinca".
 WORDS = ("synset_words.txt", "LOC_synset_mapping.txt")
 
-Files = dict[str, list[str]]  # the pictures of each class, as paths from the class's folder on; see from_disk
+Files = dict[str, list[str]]  # the images of each class, as paths below the class folder; see from_disk
 
 
 def recognised(src: Path) -> bool:
-    """Whether there are folders with pictures below them; no longer than it takes to find one."""
+    """Whether there are folders with images below them. Stops at the first one found."""
     return src.is_dir() and any(True for folder in _folders(src) for _ in _below(folder, (os.path.realpath(src),)))
 
 
 def find(src: Path, fraction: float | None, seed: int) -> Source:
-    """The pictures below SRC/train/CLASS and SRC/val/CLASS (or validation, valid; test where there is none of these).
+    """The images below SRC/train/CLASS and SRC/val/CLASS (or validation or valid; test if there is none of these).
 
-    Without SRC/train, those below SRC/CLASS, `fraction` (by default 0.1) of each class being set aside for validation,
-    at least one where there are two; which ones depends on their names and the seed alone. A picture is a file with a
-    picture's suffix that is not hidden, and a link that leads nowhere is one that cannot be read. Other links are
-    followed, except to a folder that they lie in; what lies beside the class folders is ignored. Raises BadInput where
-    a class folder has no pictures, a validation class is not in training, or a fraction is given to a set that is split
-    already.
+    Without SRC/train, those below SRC/CLASS. Then `fraction` (by default 0.1) of each class is held out for validation,
+    at least one image of two; which ones depends only on their names and the seed. An image is a file with an image
+    suffix that is not hidden. A broken link counts as an unreadable image. Other links are followed, except to a folder
+    that contains them. Anything beside the class folders is ignored. Raises BadInput if a class folder has no images, a
+    validation class is missing in training, or a fraction is given for a set that already has a validation split.
     """
     train_folder, validation_folder = _split(src) or (src, src)
     if train_folder == src:
         train, validation = _set_aside(_files(src), 0.1 if fraction is None else fraction, seed)
         if not any(validation.values()):
-            raise BadInput(f"each class in {src} has a single picture, and none can be set aside for validation")
+            raise BadInput(f"each class in {src} has a single image, and none can be held out for validation")
     elif fraction is not None:
-        raise BadInput(f"{validation_folder} has the validation pictures; leave out --validation-fraction")
+        raise BadInput(f"{validation_folder} has the validation images; leave out --validation-fraction")
     else:
         train, validation = _files(train_folder), _files(validation_folder)
         for name in validation:
             if name not in train:
                 raise BadInput(
-                    f"{validation_folder} has a class {name!r}, and {train_folder} has not; remove it or add it"
+                    f"{validation_folder} has a class {name!r} that {train_folder} does not have; remove it or add it"
                 )
     ids = sorted(train)
     return arranged(
@@ -63,7 +62,7 @@ def find(src: Path, fraction: float | None, seed: int) -> Source:
 
 
 def _split(src: Path) -> tuple[Path, Path] | None:
-    """The folders of training and validation where there are these; `train` alone could be a class like any other."""
+    """The training and validation folders, if both exist; `train` alone could be a class like any other."""
     train, (*usual, test) = src / "train", (src / name for name in VALIDATION)
     if not train.is_dir():
         for folder in (*usual, test):
@@ -72,13 +71,13 @@ def _split(src: Path) -> tuple[Path, Path] | None:
         return None
     there = [folder for folder in usual if folder.is_dir()] or [test] * test.is_dir()
     if len(there) > 1:
-        raise BadInput(f"{src} has the folders {' and '.join(folder.name for folder in there)}; leave one of them")
+        raise BadInput(f"{src} has the folders {' and '.join(folder.name for folder in there)}; keep one of them")
     if there:
         return train, there[0]
     if any(_folders(train)):
         raise BadInput(
             f"{src} has a folder train and none of {', '.join(VALIDATION)}; give {train} instead to have a fraction "
-            f"of its pictures set aside for validation"
+            f"of its images held out for validation"
         )
     return None
 
@@ -90,7 +89,7 @@ def _folders(folder: Path) -> list[Path]:
 def _files(folder: Path) -> Files:
     folders = _folders(folder) if folder.is_dir() else []
     if not folders:
-        raise BadInput(f"{folder} has no folders of pictures, one for each class; sort its pictures into such folders")
+        raise BadInput(f"{folder} has no folders of images; sort its images into one folder per class")
     above = (os.path.realpath(folder), *map(str, Path(os.path.realpath(folder)).parents))
     found = {}
     for path in counting(folders, f"pictures in {folder}"):
@@ -98,14 +97,14 @@ def _files(folder: Path) -> Files:
         name = from_disk(path.name)
         found[name] = [from_disk(file[skipped:]) for file in _below(path, above)]
         if not found[name]:
-            raise BadInput(f"the class folder {path} has no pictures; remove it or fill it")
+            raise BadInput(f"the class folder {path} has no images; remove it or fill it")
     return found
 
 
 def _below(folder: Path | str, above: tuple[str, ...]) -> Iterator[str]:
-    """The pictures at any depth, in no particular order. `above`: the real paths of the folders that it lies in."""
+    """The images at any depth, in no particular order. `above`: the real paths of the folders around it."""
     real = os.path.realpath(folder)
-    if real in above:  # a link back
+    if real in above:  # a link back up
         return
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -121,12 +120,12 @@ def _set_aside(files: Files, fraction: float, seed: int) -> tuple[Files, Files]:
         raise BadInput(f"--validation-fraction is {fraction:g}; give more than 0 and less than 1")
 
     def draw(name: str) -> bytes:
-        # Not what prepare draws the order of the training pictures by, which these would be the first of.
+        # Not the draw that orders the training images in prepare, or these would be the first of that order.
         return hashlib.sha256(f"held out/{seed}/{name}".encode(errors="surrogateescape")).digest()
 
     train, validation = {}, {}
     for name, paths in files.items():
-        # A shuffle that no other version of a random generator can change.
+        # A shuffle that does not depend on any random generator's version.
         drawn = sorted(paths, key=lambda path: draw(f"{name}/{path}"))
         count = min(max(1, round(fraction * len(drawn))), len(drawn) - 1)
         validation[name], train[name] = drawn[:count], drawn[count:]
@@ -140,7 +139,7 @@ def _pictures(folder: Path, files: Files, ids: list[str]) -> Iterator[Picture]:
 
 
 def _words(src: Path) -> dict[str, str]:
-    """What the classes are called, by their folders."""
+    """The names of the classes, by folder."""
     for name in WORDS:
         if (src / name).is_file():
             lines = (src / name).read_text(encoding="utf-8", errors="replace").splitlines()

@@ -1,4 +1,4 @@
-"""IDX files: MNIST, Fashion-MNIST and the like, and EMNIST."""
+"""IDX files: MNIST, Fashion-MNIST and similar sets, and EMNIST."""
 
 import gzip
 import io
@@ -19,7 +19,7 @@ MNIST = ("train", "t10k")
 
 
 class Half(NamedTuple):
-    """The training or the validation pictures: where they lie, one behind the other, and their labels."""
+    """The training or the validation images: the file that holds them one after the other, and their labels."""
 
     file: str
     start: int
@@ -32,23 +32,23 @@ def recognised(src: Path) -> bool:
 
 
 def find(src: Path, unpacked: Path) -> Source:
-    """The pictures of {train,t10k}-{images-idx3,labels-idx1}-ubyte, or of EMNIST's emnist-NAME-{train,test}-...
+    """The images of {train,t10k}-{images-idx3,labels-idx1}-ubyte, or of EMNIST's emnist-NAME-{train,test}-...
 
-    Gzipped files are unpacked first. EMNIST stores its pictures with rows and columns exchanged, which is mended; where
-    its labels start at 1, ours start at 0. Raises BadInput where a file is missing, damaged or no IDX file, or they do
-    not belong together.
+    Gzipped files are unpacked first. EMNIST stores its images transposed, which is undone; where its labels start at 1,
+    ours start at 0. Raises BadInput if a file is missing, damaged or not an IDX file, or if the files do not belong
+    together.
     """
     sets = _sets(src) or [MNIST]
     if len(sets) > 1:
         raise BadInput(
-            f"{src} has several sets, of {' and '.join(train for train, _ in sets)}; leave one and move the others away"
+            f"{src} has several sets, of {' and '.join(train for train, _ in sets)}; keep one and move the others away"
         )
     [names] = sets
     emnist = names != MNIST
     train, validation = (_half(src, name, unpacked, exchanged=emnist) for name in names)
     if train.shape != validation.shape:
         sizes = [f"{height}x{width}" for height, width in (train.shape, validation.shape)]
-        raise BadInput(f"the pictures of {names[0]} in {src} are {sizes[0]}, those of {names[1]} {sizes[1]}")
+        raise BadInput(f"the images of {names[0]} in {src} are {sizes[0]}, those of {names[1]} {sizes[1]}")
     labels = np.concatenate([train.labels_N, validation.labels_N])
     first = 1 if emnist and labels.min() == 1 else 0
     classes = [str(label) for label in range(first, int(labels.max()) + 1)]
@@ -63,7 +63,7 @@ def find(src: Path, unpacked: Path) -> Source:
 
 
 def _sets(src: Path) -> list[tuple[str, str]]:
-    """The sets in a directory: what the names of their training and of their validation files begin with."""
+    """The sets in a directory, as the prefixes of their training and validation file names."""
     found = [MNIST] if any(_named(src, name, "images", 3) for name in MNIST) else []
     pattern = r"(emnist-\w+)-(train|test)-images[-.]idx3-ubyte(\.gz)?"
     names = {match[1] for path in src.iterdir() if (match := re.fullmatch(pattern, path.name))}
@@ -71,7 +71,7 @@ def _sets(src: Path) -> list[tuple[str, str]]:
 
 
 def _named(src: Path, begin: str, kind: str, dimensions: int) -> Path | None:
-    """The file with any of its usual names."""
+    """The file under any of its usual names."""
     names = [f"{begin}-{kind}{mark}idx{dimensions}-ubyte{end}" for mark in "-." for end in ("", ".gz")]
     return next((src / name for name in names if (src / name).is_file()), None)
 
@@ -98,9 +98,9 @@ def _half(src: Path, begin: str, unpacked: Path, exchanged: bool) -> Half:
         _check_size(pictures, pictures.stat().st_size - 16, (count, height, width))
         file, start = str(pictures), 16
     if count != len(labels_N):
-        raise BadInput(f"{pictures} has {count} pictures and there are {len(labels_N)} labels for them")
+        raise BadInput(f"{pictures} has {count} images and there are {len(labels_N)} labels for them")
     if not count * height * width:
-        raise BadInput(f"{pictures} has no pictures")
+        raise BadInput(f"{pictures} has no images")
     return Half(file, start, (width, height) if exchanged else (height, width), labels_N)
 
 
@@ -112,14 +112,14 @@ def _pictures(half: Half, first: int, classes: int) -> Iterator[Picture]:
 
 
 def _mapping(path: Path) -> dict[str, str]:
-    """EMNIST's list of what a label stands for, in ASCII codes: "1 65 97" is "Aa"."""
+    """EMNIST's list of the characters of each label, in ASCII codes: "1 65 97" is "Aa"."""
     if not path.is_file():
         return {}
     try:
         lines = filter(None, map(str.split, path.read_text("ascii").splitlines()))
         return {label: "".join(chr(int(code)) for code in codes) for label, *codes in lines}
     except (ValueError, OverflowError):
-        raise BadInput(f"{path} is no list of labels and ASCII codes; get it again or remove it") from None
+        raise BadInput(f"{path} is not a list of labels and ASCII codes; download it again or remove it") from None
 
 
 def _gzipped(path: Path) -> bool:
@@ -128,7 +128,7 @@ def _gzipped(path: Path) -> bool:
 
 
 def read(path: Path, dimensions: int) -> np.ndarray:
-    """The uint8 array of an IDX file, gzipped or not. Raises BadInput where it is not one, or is cut short."""
+    """The uint8 array of an IDX file, gzipped or not. Raises BadInput if it is not one, or is truncated."""
     try:
         with gzip.open(path) if _gzipped(path) else path.open("rb") as file:
             shape = _shape(path, file, dimensions)
@@ -140,7 +140,7 @@ def read(path: Path, dimensions: int) -> np.ndarray:
 
 
 def _shape(path: Path, file: io.BufferedIOBase, dimensions: int) -> tuple[int, ...]:
-    """What the header announces, which is read."""
+    """The shape in the header, which this reads."""
     size = 4 + 4 * dimensions
     header = file.read(size)
     if len(header) < size or header[:4] != bytes((0, 0, 8, dimensions)):
@@ -151,4 +151,4 @@ def _shape(path: Path, file: io.BufferedIOBase, dimensions: int) -> tuple[int, .
 def _check_size(path: Path, size: int, shape: tuple[int, ...]) -> None:
     if size != prod(shape):
         held = f"{size} bytes" if size < prod(shape) else "more bytes"
-        raise BadInput(f"{path} holds {held}, its header announces {prod(shape)}: get it again")
+        raise BadInput(f"{path} holds {held}, but its header announces {prod(shape)}; download it again")

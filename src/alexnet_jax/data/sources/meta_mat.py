@@ -1,6 +1,6 @@
-"""The synsets of a development kit's meta.mat, which comes on the standard input, as JSON.
+"""Reads a development kit's meta.mat from standard input and prints its synsets as JSON.
 
-A program of its own, which nothing imports: SciPy's reader may end the process that it runs in where a file is damaged.
+This is a separate program, as SciPy's reader may crash its process on a damaged file.
 """
 
 import io
@@ -14,7 +14,7 @@ from scipy.io import loadmat
 def main(year: str) -> None:
     """[[number, id, words], ...] of the synsets that are classes."""
     synsets = np.atleast_1d(loadmat(io.BytesIO(sys.stdin.buffer.read()), squeeze_me=True)["synsets"])
-    # The others are inner nodes of WordNet, which have no pictures of their own.
+    # The others are inner nodes of WordNet, which have no images of their own.
     leaves = synsets[synsets["num_children"].astype(int) == 0]
     numbers = leaves[f"ILSVRC{year}_ID"].astype(int).tolist()
     print(json.dumps(list(zip(numbers, map(str, leaves["WNID"]), map(str, leaves["words"]), strict=True))))

@@ -1,7 +1,7 @@
-"""Pickles of dicts, lists and NumPy's arrays of bytes, without running what they pickle.
+"""Reads pickles of dicts, lists and NumPy's byte arrays without executing what they pickle.
 
-A pickle is a program for Python's pickle machine, which can call any function there is. The reader here admits the few
-that such arrays need, as functions of its own, and refuses all others by name.
+A pickle is a program for Python's pickle machine and can call any function. This reader allows the few that such arrays
+need, as functions of its own, and rejects all others by name.
 """
 
 import io
@@ -15,20 +15,22 @@ from alexnet_jax.config import BadInput
 
 
 def loads(data: bytes, called: str) -> Any:
-    """What is pickled, Python 2's strings as bytes; an array is an object whose `numbers` are uint8 of its shape.
+    """The pickled object, with Python 2's strings as bytes. An array is an object with uint8 `numbers` of its shape.
 
-    `called` is what messages call the file. Raises BadInput where it is damaged, or wants to call something else.
+    `called`: the file's name in messages. Raises BadInput if it is damaged or tries to call something else.
     """
     try:
         return _Unpickler(data, called).load()
     except BadInput:
         raise
     except Exception as error:  # damaged bytes may fail anywhere in the pickle machine
-        raise BadInput(f"{called} is damaged or no pickle of NumPy's ({type(error).__name__}); get it again") from error
+        raise BadInput(
+            f"{called} is damaged or not a pickle of NumPy arrays ({type(error).__name__}); download it again"
+        ) from error
 
 
 def _admitted() -> dict[str, Any]:
-    """What a pickle may call. Made anew for every file: a pickle can set attributes of a function and of a class."""
+    """The functions a pickle may call. Made anew for every file, as a pickle can set attributes of functions."""
 
     class DType:
         def __init__(self, code: str | bytes, *_: object) -> None:
@@ -36,13 +38,13 @@ def _admitted() -> dict[str, Any]:
                 raise ValueError(f"an array of {code!r}, not of bytes")
 
         def __setstate__(self, state: object) -> None:
-            """The byte order, which bytes have not."""
+            """The byte order, which does not matter for bytes."""
 
     class Array:
         def __setstate__(self, state: tuple[int, tuple[int, ...], DType, bool, bytes]) -> None:
             _, shape, dtype, by_column, data = state
             if not isinstance(dtype, DType) or prod(shape) != len(data):
-                raise ValueError("an array that has not the size that it announces")
+                raise ValueError("an array whose size differs from the announced one")
             self.numbers = np.frombuffer(data, np.uint8).reshape(shape, order="F" if by_column else "C")
 
     def reconstruct(*_: object) -> Array:
@@ -72,7 +74,7 @@ class _Unpickler(pickle.Unpickler):
         wanted = f"{module}.{name}"
         if wanted not in self.admitted:
             raise BadInput(
-                f"{self.called} wants to call {wanted!r}, which an array of bytes does not need; nothing was executed; "
+                f"{self.called} tries to call {wanted!r}, which an array of bytes does not need; nothing was executed; "
                 f"get the file again"
             )
         return self.admitted[wanted]

@@ -1,4 +1,4 @@
-"""Parquet files as Hugging Face stores sets of pictures."""
+"""Parquet files, in the form in which Hugging Face stores image data sets."""
 
 import importlib
 import json
@@ -23,13 +23,12 @@ def recognised(src: Path) -> bool:
 
 
 def find(src: Path, unpacked: Path) -> Source:
-    """The pictures of train-*.parquet and validation-*.parquet (val, valid; test where there is none of these).
+    """The images of train-*.parquet and validation-*.parquet (or val or valid; test if there is none of these).
 
-    The files are in SRC or in SRC/data. A picture is a row's `image` (or `img`), which is bytes or a struct {bytes,
-    path}; its class is the number in `label` (or `fine_label`). What the classes are called stands in the files'
-    metadata; otherwise they are called by their numbers. A row without bytes is an empty picture. The pictures of each
-    file are unpacked into one file. Raises BadInput where pyarrow or one of the files is missing, or a file is damaged
-    or has other columns.
+    The files are in SRC or in SRC/data. An image is a row's `image` (or `img`), which is bytes or a struct {bytes,
+    path}; its class is the number in `label` (or `fine_label`). The class names come from the files' metadata; without
+    it the classes are named by number. A row without bytes is an empty image. The images of each file are unpacked into
+    one file. Raises BadInput if pyarrow or one of the files is missing, or if a file is damaged or has other columns.
     """
     folder = src if _named(src, "train") else src / "data"
     train = _named(folder, "train")
@@ -48,7 +47,7 @@ def find(src: Path, unpacked: Path) -> Source:
     pictures = sum(len(index["labels"]) for _, index in rows)
     count = len(names) or 1 + max(chain.from_iterable(index["labels"] for _, index in rows), default=0)
     if count > pictures:
-        raise BadInput(f"{folder} has {pictures} pictures and {count} classes; are its labels the numbers of classes?")
+        raise BadInput(f"{folder} has {pictures} images and {count} classes; are its labels class numbers?")
     ids = source.numbered(count)
     words = dict(zip(ids, names or map(str, range(count)), strict=True))
     return source.arranged(
@@ -64,14 +63,14 @@ def _named(folder: Path, split: str) -> list[Path]:
 
 
 def _check_all_there(files: list[Path]) -> None:
-    """train-00000-of-00294.parquet says how many there are."""
+    """The number of files, as in train-00000-of-00294.parquet."""
     parts = [re.search(r"-(\d+)-of-(\d+)", path.name) for path in files]
     for of in {int(part[2]) for part in parts if part}:
         there = {int(part[1]) for part in parts if part and int(part[2]) == of}
         if missing := set(range(of)) - there:
             raise BadInput(
                 f"{files[0].parent} has {len(there)} of {of} files {files[0].name.partition('-')[0]}-*.parquet, "
-                f"number {min(missing)} is missing; get it, too"
+                f"number {min(missing)} is missing; download it, too"
             )
 
 
@@ -85,7 +84,7 @@ def _pictures(file: str, index: dict[str, Any], ids: list[str]) -> Iterator[Pict
 
 
 def _class_names(path: Path) -> list[str]:
-    """What Hugging Face's metadata call the classes; none where there are no such metadata."""
+    """The class names in Hugging Face's metadata; empty without such metadata."""
     with _open(path) as file:
         _, label = _columns(path, file)
         try:
@@ -96,7 +95,7 @@ def _class_names(path: Path) -> list[str]:
 
 
 def _write(path: Path, classes: int, blob: IO[bytes]) -> dict[str, list[Any]]:
-    """Puts a file's pictures one behind the other. {"names": ..., "labels": ..., "lengths": ...}"""
+    """Writes a file's images one after the other. {"names": ..., "labels": ..., "lengths": ...}"""
     index: dict[str, list[Any]] = {"names": [], "labels": [], "lengths": []}
     stem = printable(source.from_disk(path.stem))
     for row, (data, name, label) in enumerate(_rows(path)):
@@ -110,7 +109,7 @@ def _write(path: Path, classes: int, blob: IO[bytes]) -> dict[str, list[Any]]:
 
 
 def _rows(path: Path) -> Iterator[tuple[bytes, str, int | None]]:
-    """Bytes, name and label of each row; the first two are empty where they are not there."""
+    """Bytes, name and label of each row; bytes and name are empty if missing."""
     with _open(path) as file:
         image, label = _columns(path, file)
         try:
@@ -119,7 +118,7 @@ def _rows(path: Path) -> Iterator[tuple[bytes, str, int | None]]:
                     if not isinstance(picture, dict):
                         picture = {"bytes": picture}
                     yield picture["bytes"] or b"", picture.get("path") or "", number
-        except (OSError, ValueError, RuntimeError) as error:  # what pyarrow raises
+        except (OSError, ValueError, RuntimeError) as error:  # raised by pyarrow
             raise _damaged(path, error) from error
 
 
@@ -136,11 +135,11 @@ def _open(path: Path) -> Any:
 
 
 def _damaged(path: Path, error: Exception) -> BadInput:
-    return BadInput(f"{path} cannot be read: {' '.join(str(error).split())}; get it again")
+    return BadInput(f"{path} cannot be read: {' '.join(str(error).split())}; download it again")
 
 
 def _columns(path: Path, file: Any) -> tuple[str, str]:
-    """The names of the column of pictures and of that of labels."""
+    """The names of the image column and the label column."""
     types = {field.name: str(field.type) for field in file.schema_arrow}
     image, label = (
         next((name for name in names if re.match(kind, types.get(name, ""))), None)
@@ -148,7 +147,7 @@ def _columns(path: Path, file: Any) -> tuple[str, str]:
     )
     if not image or not label:
         raise BadInput(
-            f"{path} has the columns {', '.join(f'{name} ({kind})' for name, kind in types.items())}; wanted are image "
-            f"(binary, or a struct of bytes and path) and label (a whole number)"
+            f"{path} has the columns {', '.join(f'{name} ({kind})' for name, kind in types.items())}; it needs image "
+            f"(binary, or a struct of bytes and path) and label (an integer)"
         )
     return image, label

@@ -1,4 +1,4 @@
-"""What a directory of pictures is, and where its pictures are."""
+"""Recognises the kind of an image data set and finds its images."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ class _Form(NamedTuple):
 
 
 _FORMS: dict[Kind, _Form] = {
-    "folder": _Form("folders of pictures (train/CLASS and val/CLASS, or CLASS alone)", folder.recognised),
+    "folder": _Form("folders of images (train/CLASS and val/CLASS, or only CLASS)", folder.recognised),
     "ilsvrc": _Form("the tars of ILSVRC2012 or ILSVRC2010", ilsvrc.recognised),
     "parquet": _Form("Parquet files (train-*.parquet, validation-*.parquet)", parquet.recognised),
     "idx": _Form("IDX files (train-images-idx3-ubyte and so on, or EMNIST's)", idx.recognised),
@@ -28,10 +28,10 @@ _FORMS: dict[Kind, _Form] = {
 def find(src: Path, kind: Kind | None, unpacked: Path, fraction: float | None, seed: int) -> Source:
     """The data set in a directory, or in one of CIFAR's archives. Nothing that can be read in place is unpacked.
 
-    A directory is of a kind where it has that kind's files; `kind` says which is meant where it has several. What
-    cannot be read in place goes into files in the directory `unpacked`, whole or not at all, and is there the next
-    time. `fraction` and `seed` choose the validation pictures of folders that have none of their own. Raises BadInput
-    where SRC is nothing of these, or not whole.
+    A directory is of a kind if it has that kind's files; `kind` chooses if it has several. Anything that cannot be read
+    in place is unpacked into files in the directory `unpacked`, complete or not at all, and found there the next time.
+    `fraction` and `seed` choose the validation images of folders that have none of their own. Raises BadInput if SRC is
+    none of these, or incomplete.
     """
     try:
         return _find(src, kind, unpacked, fraction, seed)
@@ -47,11 +47,11 @@ def _find(src: Path, kind: Kind | None, unpacked: Path, fraction: float | None, 
     elif kind in (None, "cifar") and cifar.recognised(src):
         kind = "cifar"
     else:
-        raise BadInput(f"{src} is a file and none of CIFAR's archives; give the directory that it is in")
+        raise BadInput(f"{src} is a file but not one of CIFAR's archives; give its directory")
     if kind == "folder":
         return folder.find(src, fraction, seed)
     if fraction is not None:
-        raise BadInput(f"{src} has validation pictures of its own ({kind}); leave out --validation-fraction")
+        raise BadInput(f"{src} has validation images of its own ({kind}); leave out --validation-fraction")
     match kind:
         case "ilsvrc":
             return ilsvrc.find(src)
@@ -65,12 +65,12 @@ def _find(src: Path, kind: Kind | None, unpacked: Path, fraction: float | None, 
 
 def _kind(src: Path) -> Kind:
     kinds = [kind for kind, form in _FORMS.items() if form.recognised(src)]
-    # Folders beside the files of another kind may be anything, such as a data directory made of them.
+    # Folders beside files of another kind may be anything, such as a data directory made from them.
     if len(kinds) > 1 and not (src / "train").is_dir():
         kinds = [kind for kind in kinds if kind != "folder"]
     if not kinds:
         *others, last = (form.words for form in _FORMS.values())
-        raise BadInput(f"{src} has no data set in it that is recognised: {', '.join(others)}, or {last}")
+        raise BadInput(f"{src} has no data set that is recognised: {', '.join(others)}, or {last}")
     if len(kinds) > 1:
-        raise BadInput(f"{src} has data sets of several kinds, {' and '.join(kinds)}; say with --from which is meant")
+        raise BadInput(f"{src} has data sets of several kinds, {' and '.join(kinds)}; choose one with --from")
     return kinds[0]

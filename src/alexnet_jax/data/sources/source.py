@@ -1,4 +1,4 @@
-"""A data set as it was distributed: where each of its pictures lies, and how one is read."""
+"""A data set as distributed: where each of its images is, and how to read one."""
 
 import errno
 import hashlib
@@ -22,9 +22,9 @@ from alexnet_jax.data.pictures import Unreadable, suffixes
 T = TypeVar("T")
 
 GZIP = b"\x1f\x8b"
-# What the validation pictures may be called; test where nothing is called one of the others.
+# Possible names of the validation set; `test` is used if none of the others exists.
 VALIDATION = ("validation", "val", "valid", "test")
-# Why a file that is a picture, and nothing but that, may be missing from a set that goes on without it.
+# Reasons for which a file that holds a single image may be left out of a set.
 _UNREADABLE = {
     errno.ENOENT: "there is no such file",
     errno.ENOTDIR: "there is no such file",
@@ -35,37 +35,37 @@ _UNREADABLE = {
 
 
 class Picture(NamedTuple):
-    """One picture. ImageNet has 1.28 million, so this is all that is known of it."""
+    """One image. ImageNet has 1.28 million, so only this is kept of each."""
 
     name: str
     """CLASS/FILE, as in n01440764/n01440764_10026.JPEG; no two of a split share it"""
     label: int
     file: str
-    """the file on the disk that holds its bytes: itself, a tar, or what was unpacked"""
+    """the file that holds its bytes: the image file, a tar, or an unpacked file"""
     start: int
     """the first byte"""
     length: int
-    """bytes; -1: up to the end of the file"""
+    """number of bytes; -1: up to the end of the file"""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set: the same lists in the same order whenever and wherever it is found."""
+    """A data set: the same lists in the same order at any time and on any machine."""
 
     kind: str
     """folder, ilsvrc, parquet, idx or cifar"""
     classes: list[str]
-    """their names in the order of the labels, which is that of their sorted ids"""
+    """their names in the order of the labels, which is the order of their sorted ids"""
     splits: dict[str, list[Picture]]
     """train, by class and file name; validation, by file name and class (the official order of ILSVRC)"""
     pixels: tuple[int, int, int] | None
-    """each picture is uint8 [H, W, C] of this shape; None: JPEG, PNG or another encoding"""
+    """each image is uint8 [H, W, C] of this shape; None: JPEG, PNG or another encoding"""
 
 
 def read(picture: Picture) -> bytes:
-    """Its bytes. Raises Unreadable where a file that is the picture is gone or may not be read.
+    """The bytes of an image. Raises Unreadable if its own file is gone or may not be read.
 
-    Raises BadInput where it cannot be read for another reason, and where a file of many pictures is gone or cut short.
+    Raises BadInput if it cannot be read for another reason, or if a file of many images is gone or truncated.
     """
     if picture.length == 0:
         return b""
@@ -80,12 +80,12 @@ def read(picture: Picture) -> bytes:
             raise Unreadable(_UNREADABLE[error.errno], "{path}: {reason}") from error
         raise BadInput(f"{picture.name} in {picture.file} cannot be read: {error.strerror}") from error
     if len(data) < picture.length:
-        raise BadInput(f"{picture.file} ends in the middle of {picture.name}; was it changed meanwhile?")
+        raise BadInput(f"{picture.file} ends in the middle of {picture.name}; was it changed in the meantime?")
     return data
 
 
 class _Descriptor:
-    """A file open for pread; closed when nobody holds it any more, so one thread cannot close another's."""
+    """A file open for pread, closed when its last user drops it, so that one thread cannot close another's."""
 
     def __init__(self, file: str) -> None:
         self.descriptor = os.open(file, os.O_RDONLY)
@@ -110,7 +110,7 @@ def arranged(
     validation: Iterable[Picture],
     pixels: tuple[int, int, int] | None = None,
 ) -> Source:
-    """The Source of pictures in any order. Where names are the same, the second becomes `NAME (2)`, and so on."""
+    """A Source from images in any order. If a name occurs twice, the second becomes `NAME (2)`, and so on."""
 
     def by_class(picture: Picture) -> tuple[int, str, str, int]:
         return picture.label, picture.name.partition("/")[2], picture.file, picture.start
@@ -138,45 +138,45 @@ def _distinct(pictures: list[Picture]) -> list[Picture]:
 
 
 def class_names(ids: Sequence[str], words: Mapping[str, str]) -> list[str]:
-    """What the classes are called, by default their ids. Those that share a name get the id: crane (n02012849)."""
+    """The names of the classes, by default their ids. Equal names get the id added: crane (n02012849)."""
     names = [printable(words.get(id, id)) for id in ids]
     count = Counter(names)
     return [f"{name} ({id})" if count[name] > 1 else name for id, name in zip(ids, names, strict=True)]
 
 
 def from_disk(name: str) -> str:
-    """A file's name as UTF-8, whatever the locale took it for; what is none stays as surrogates, for `printable`."""
+    """A file's name as UTF-8, whatever the locale. Invalid bytes stay as surrogates, for `printable`."""
     return os.fsencode(name).decode("utf-8", "surrogateescape")
 
 
 def on_disk(name: str) -> str:
-    """The name under which a file is opened, from what `from_disk` made of it."""
+    """The inverse of `from_disk`: the name that opens the file."""
     return os.fsdecode(name.encode("utf-8", "surrogateescape"))
 
 
 def numbered(count: int) -> list[str]:
-    """The numbers below count, as file names that sort as numbers do: 00, 01, ..., 99."""
+    """The numbers below `count` as file names that sort like numbers: 00, 01, ..., 99."""
     return [str(number).zfill(len(str(count - 1))) for number in range(count)]
 
 
 def last_part(path: str) -> str:
-    """What a path of another machine calls the file; nothing is ever written under it."""
+    """The file name in a path of another machine. Nothing is ever written under it."""
     return path.replace("\\", "/").rpartition("/")[2]
 
 
 def is_picture(file_name: str) -> bool:
-    """By its suffix; what is hidden is none (macOS leaves ._NAME.JPEG beside NAME.JPEG)."""
+    """Whether it is an image file, by suffix. Hidden files are not (macOS leaves ._NAME.JPEG beside NAME.JPEG)."""
     return not file_name.startswith(".") and os.path.splitext(file_name)[1].lower() in suffixes()
 
 
 def counting(items: Sequence[T], what: str) -> Iterable[T]:
-    """The items, and on a terminal a bar that says how many are done."""
+    """The items, with a progress bar on a terminal."""
     console = Console(stderr=True)
     return track(items, escape(printable(what)), console=console, transient=True, disable=not console.is_terminal)
 
 
 def at_most(most: int, file: io.BufferedIOBase) -> bytes:
-    """What a file holds, and no more than that many bytes of it. Takes no room for bytes that do not come."""
+    """The contents of a file, at most `most` bytes. Reserves no memory for bytes that do not arrive."""
     data = bytearray()
     while len(data) < most and (more := file.read(min(most - len(data), 1 << 20))):
         data += more
@@ -184,10 +184,10 @@ def at_most(most: int, file: io.BufferedIOBase) -> bytes:
 
 
 def unpack(unpacked: Path, files: Sequence[Path], write: Callable[[IO[bytes]], Any]) -> tuple[str, Any]:
-    """A file of the directory `unpacked` with what `write` puts into it, and what `write` returns, as JSON keeps it.
+    """A file in the directory `unpacked` that `write` fills, and the JSON value that `write` returns.
 
-    A file that an earlier run wrote of the same `files` is taken as it is: it got its name when it was whole and on
-    the disk. Raises BadInput where it cannot be written.
+    A file that an earlier run made from the same `files` is reused, as it got its name only once it was complete and on
+    the disk. Raises BadInput if it cannot be written.
     """
     versions = [(os.path.abspath(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     path = unpacked / f"{files[0].name}.{hashlib.sha256(repr(versions).encode()).hexdigest()[:16]}"
@@ -198,7 +198,7 @@ def unpack(unpacked: Path, files: Sequence[Path], write: Callable[[IO[bytes]], A
             unpacked.mkdir(parents=True, exist_ok=True)
             with unfinished.open("wb") as file:
                 data = json.dumps(write(file)).encode()
-                # The index stands behind the pictures: one file, so that there is never one without the other.
+                # The index follows the images in the same file, so that neither exists without the other.
                 file.write(data + len(data).to_bytes(8, "little"))
                 file.flush()
                 os.fsync(file.fileno())
@@ -214,7 +214,7 @@ def unpack(unpacked: Path, files: Sequence[Path], write: Callable[[IO[bytes]], A
 
 
 def _index(path: Path) -> Any:
-    """What stands behind the pictures of an unpacked file; None where there is none, or a power cut left it damaged."""
+    """The index at the end of an unpacked file; None if there is none or a power cut damaged it."""
     try:
         with path.open("rb") as whole:
             whole.seek(-8, os.SEEK_END)

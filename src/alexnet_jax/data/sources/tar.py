@@ -1,4 +1,4 @@
-"""Where the members of a tar lie, by its headers alone, and what a few small ones hold. Nothing is written."""
+"""Finds the members of a tar from its headers, and reads a few small ones. Nothing is written."""
 
 import io
 import lzma
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from alexnet_jax.config import BadInput
 from alexnet_jax.data.sources.source import GZIP, last_part
 
-# What tarfile raises where a tar is damaged; the last is for a thousand headers of long names in a row.
+# What tarfile raises for a damaged tar; the last one for a thousand long-name headers in a row.
 _DAMAGE = (tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError)
 
 
@@ -26,17 +26,17 @@ class Member(NamedTuple):
 
 
 def members(path: Path, inside: Member | None = None) -> Iterator[Member]:
-    """The regular files in a tar, or in the tar that is a member of it, in their order; links and folders are not.
+    """The regular files in a tar, or in a tar inside it, in order, without links and folders.
 
-    A hard link to an earlier file of the tar is that file under another name. Raises BadInput where the tar is
-    compressed, damaged or cut off: what ends without a block of zeros is cut off.
+    A hard link to an earlier file of the tar is that file under another name. Raises BadInput if the tar is compressed,
+    damaged or truncated; a tar is truncated if it does not end with a block of zeros.
     """
     called = f"{inside.name} in {path}" if inside else str(path)
     with path.open("rb", buffering=0) as file:
         at, end = (inside.start, inside.start + inside.length) if inside else (0, file.seek(0, os.SEEK_END))
         if os.pread(file.fileno(), 2, at) == GZIP:
-            raise BadInput(f"{called} is gzipped, and pictures cannot be read out of it in place; gunzip it first")
-        files: dict[str, tuple[int, int]] = {}  # by their whole names: start and length
+            raise BadInput(f"{called} is gzipped, so its images cannot be read in place; gunzip it first")
+        files: dict[str, tuple[int, int]] = {}  # start and length by full name
         # TarFile.next() takes a damaged header for the end of the tar. This one only keeps the state that
         # TarInfo.fromtarfile needs for the headers of long names.
         tar = tarfile.TarFile(fileobj=io.BytesIO(bytes(tarfile.BLOCKSIZE)), encoding="utf-8")
@@ -48,7 +48,7 @@ def members(path: Path, inside: Member | None = None) -> Iterator[Member]:
             except _DAMAGE as error:
                 if not any(os.pread(file.fileno(), tarfile.BLOCKSIZE, at)):
                     return
-                raise BadInput(f"{called} is no tar or damaged at byte {at}: {error}") from None
+                raise BadInput(f"{called} is not a tar, or damaged at byte {at}: {error}") from None
             if not at < tar.offset <= end:
                 break
             if member.issparse():
@@ -62,14 +62,14 @@ def members(path: Path, inside: Member | None = None) -> Iterator[Member]:
                 yield Member(last_part(member.name), *place)
             at = tar.offset
         raise BadInput(
-            f"{called} is cut off at byte {end}, in the middle of a file or before the tar's end; get it again"
+            f"{called} is truncated at byte {end}, in the middle of a file or before the tar's end; download it again"
         )
 
 
 def extract(path: Path, names: Collection[str], most: int, folder: str | None = None) -> dict[str, bytes]:
-    """What the files of these names in a tar hold, by the last part of their paths: in any folder, or in `folder`.
+    """The contents of the files with these names in a tar, in any folder or in `folder`.
 
-    The tar may be compressed. Raises BadInput where it is damaged, or such a file has more than `most` bytes.
+    The tar may be compressed. Raises BadInput if it is damaged, or if such a file has more than `most` bytes.
     """
     held = {}
     try:
@@ -84,10 +84,10 @@ def extract(path: Path, names: Collection[str], most: int, folder: str | None = 
     except BadInput:
         raise
     except (*_DAMAGE, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise BadInput(f"{path} cannot be read: {error}; get it again") from None
+        raise BadInput(f"{path} cannot be read: {error}; download it again") from None
     return held
 
 
 def check_size(name: str, path: Path, size: int, most: int) -> None:
     if size > most:
-        raise BadInput(f"{name} in {path} has {size} bytes, and such a file has at most {most}; get it again")
+        raise BadInput(f"{name} in {path} has {size} bytes, and such a file has at most {most}; download it again")

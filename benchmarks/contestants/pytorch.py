@@ -1,6 +1,6 @@
-"""The same networks in PyTorch: groups=2, local_response_norm, eager or compiled. Needs torch and NumPy alone.
+"""The same networks in PyTorch: groups=2, local_response_norm, eager or compiled. Needs only torch and NumPy.
 
-Run by its path in a Python of its own; `python -I pytorch.py DIRECTORY SEED` trains on the pictures in DIRECTORY.
+This file is run by its path, in any Python. `python -I pytorch.py DIRECTORY SEED` trains on the images in DIRECTORY.
 """
 
 import json
@@ -10,21 +10,21 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no workers that outlast a turn
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no worker processes that keep running after a turn
 
 import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812
 
 if TYPE_CHECKING:
-    from alexnet_jax.contestants.turns import Worker
+    from contestants.turns import Worker
 
 Params = dict[str, Any]
 """{"conv1": (kernel [out, in, H, W], bias), .. "fc8": (kernel [out, in], bias)}"""
 
 
 def parameters(arrays: dict[str, np.ndarray]) -> Params:
-    """From "conv1/kernel" [H, W, in, out], "fc6/kernel" [in, out], .. with fc6's inputs by height, width, map."""
+    """From "conv1/kernel" [H, W, in, out], "fc6/kernel" [in, out], ..; fc6's inputs are ordered [H, W, channel]."""
     params: Params = {}
     for name in [name.split("/")[0] for name in arrays if name.endswith("kernel")]:
         kernel, bias = arrays[f"{name}/kernel"], arrays[f"{name}/bias"]
@@ -37,7 +37,7 @@ def parameters(arrays: dict[str, np.ndarray]) -> Params:
 
 
 def by_map(kernel: np.ndarray, maps: int) -> np.ndarray:
-    """[height * width * map, out] -> [out, map * height * width], as PyTorch flattens."""
+    """[H * W * channel, out] -> [out, channel * H * W], the order in which PyTorch flattens."""
     side = round((len(kernel) / maps) ** 0.5)
     return kernel.reshape(side, side, maps, -1).transpose(3, 2, 0, 1).reshape(kernel.shape[1], -1)
 
@@ -51,11 +51,12 @@ def network(model: Any, params: Params, x: Any, train: bool = False) -> Any:
 
     def lrn(x: Any, norm: Any) -> Any:
         def of(x: Any) -> Any:
-            return F.local_response_norm(x, norm.n, norm.alpha * norm.n, norm.beta, norm.k)  # it divides alpha by n
+            # PyTorch divides alpha by n.
+            return F.local_response_norm(x, norm.n, norm.alpha * norm.n, norm.beta, norm.k)
 
         if channels_last:
             return torch.cat([of(column) for column in x.chunk(lrn_columns, 1)], 1)
-        # Each column as a picture, which is faster than cutting and joining; but it would undo channels last.
+        # Each column as an image of its own. This is faster than chunk and cat, but it would lose channels last.
         return of(x.unflatten(1, (lrn_columns, -1)).flatten(0, 1)).unflatten(0, (-1, lrn_columns)).flatten(1, 2)
 
     def map_norm(x: Any, norm: Any) -> Any:
@@ -86,14 +87,14 @@ def network(model: Any, params: Params, x: Any, train: bool = False) -> Any:
         if not tutorial and name in model.dropout_before:
             x = F.dropout(x, model.dropout, train)
             if model.dropout_scale == "test":
-                x = x * (1 - model.dropout)  # what PyTorch scales up in training is scaled down always
+                x = x * (1 - model.dropout)  # undoes the scaling up that PyTorch does in training
         x = F.linear(x, *params[name])
         x = x if name == names[-1] else F.relu(x)
     return x
 
 
 def optimiser(task: Any, params: Params) -> Any:
-    """One parameter group for each rate and decay."""
+    """One parameter group for each learning rate and weight decay."""
     groups: dict[Any, Any] = {}
     for layer, (kernel, bias) in params.items():
         for name, parameter in (f"{layer}/kernel", kernel), (f"{layer}/bias", bias):
@@ -105,7 +106,7 @@ def optimiser(task: Any, params: Params) -> Any:
 
 
 def change_rates(rule: Any, factor: float) -> None:
-    """Of SGD, all of them. The paper's velocity holds the rate of each of its steps, PyTorch's none."""
+    """Multiplies all learning rates of SGD. The paper's velocity contains the learning rate, PyTorch's does not."""
     for group in rule.param_groups:
         group["lr"] *= factor
         for parameter in group["params"]:
@@ -113,21 +114,21 @@ def change_rates(rule: Any, factor: float) -> None:
 
 
 def read_task(directory: str) -> Any:
-    """task.json, its objects by attribute but for the two that go by names of parameters."""
+    """task.json as attributes, except `rates` and `decays`, which are dicts by parameter name."""
     text = (Path(directory) / "task.json").read_text()
     task = json.loads(text, object_hook=lambda fields: SimpleNamespace(**fields))
     task.rates, task.decays = vars(task.rates), vars(task.decays)
-    torch.set_flush_denormal(True)  # as XLA does; must come before there are threads
+    torch.set_flush_denormal(True)  # as XLA does; must come before PyTorch starts threads
     torch.set_num_threads(task.threads)
-    torch.backends.cudnn.benchmark = True  # shapes stay, and XLA tries kernels out, too
-    # cuDNN takes TF32 for float32 unless it is told not to.
+    torch.backends.cudnn.benchmark = True  # shapes do not change, and XLA also autotunes
+    # By default cuDNN computes float32 in TF32.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = task.precision == "tf32"
     return task
 
 
 def role(directory: str, memory: str, mode: str) -> "Worker":
-    """`memory`: NCHW or NHWC (channels last), `mode`: eager or compiled."""
-    from alexnet_jax.contestants.turns import Worker
+    """`memory`: NCHW or NHWC (channels last). `mode`: eager or compiled."""
+    from contestants.turns import Worker
 
     task = read_task(directory)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -152,7 +153,7 @@ def role(directory: str, memory: str, mode: str) -> "Worker":
             with torch.autocast(device.type, torch.bfloat16, enabled=task.precision == "bfloat16"):
                 return network(model, params, images, train)
 
-        torch.compiler.reset()  # of another dropout: it would be compiled as a variable
+        torch.compiler.reset()  # otherwise a second dropout rate would be compiled as a variable
         return torch.compile(logits) if mode == "compiled" else logits
 
     def settle(_: Any) -> None:
@@ -202,9 +203,11 @@ def role(directory: str, memory: str, mode: str) -> "Worker":
 
 
 def fit(directory: str, seed: str) -> None:
-    """Trains as `train` does, and says the same of it, on DIRECTORY/pictures.npz: "train" and "validation" uint8
-    [N, H, W, C], their labels, "mean" [H, W, C], and "fractions", what multiplies the rates of each step.
-    Eager, which is where a short run ends first.
+    """Trains as `train` does, and prints the same lines of JSON.
+
+    DIRECTORY/pictures.npz holds "train" and "validation", uint8 [N, H, W, C], "train_labels" and "validation_labels",
+    "mean" [H, W, C], and "fractions", the factor on the learning rates at each step. It runs eagerly, because a short
+    run finishes sooner that way.
     """
     task = read_task(directory)
     model, size, pad = task.config.model, task.config.model.image_size, task.config.data.pad
@@ -213,7 +216,7 @@ def fit(directory: str, seed: str) -> None:
     torch.manual_seed(int(seed))
 
     def centred(name: str) -> Any:
-        """[N, C, H + 2 pad, W + 2 pad], mean subtracted."""
+        """[N, C, H + 2 pad, W + 2 pad], with the mean subtracted."""
         difference = torch.from_numpy(pictures[name].astype(np.float32) - pictures["mean"])
         return F.pad(difference.permute(0, 3, 1, 2), (pad,) * 4).to(device)
 

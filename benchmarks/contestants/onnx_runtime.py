@@ -1,4 +1,4 @@
-"""onnxruntime: the same network at test time, as a graph of ONNX's own operators."""
+"""onnxruntime: the same networks in inference, built from standard ONNX operators."""
 
 import math
 from typing import Any
@@ -9,12 +9,12 @@ import onnxruntime
 from onnx import helper, numpy_helper
 
 from alexnet_jax.config import TutorialConfig
-from alexnet_jax.contestants.ours import given
-from alexnet_jax.contestants.turns import Worker
+from contestants.ours import given
+from contestants.turns import Worker
 
 
 def graph(model: Any, params: dict[str, np.ndarray]) -> onnx.ModelProto:
-    """images [B, C, H, W] -> logits [B, K] of a ModelConfig or a TutorialConfig."""
+    """images [B, C, H, W] -> logits [B, K] for a ModelConfig or a TutorialConfig."""
     nodes: list[Any] = []
     constants: dict[str, np.ndarray] = {}
 
@@ -32,10 +32,10 @@ def graph(model: Any, params: dict[str, np.ndarray]) -> onnx.ModelProto:
         norm = model.lrn
         how: dict[str, Any] = {
             "size": norm.n,
-            "alpha": norm.alpha * norm.n,
+            "alpha": norm.alpha * norm.n,  # ONNX divides alpha by n
             "beta": norm.beta,
             "bias": norm.k,
-        }  # ONNX divides by n
+        }
         if columns == 1:
             return node("LRN", x, **how)
         parts = [node("LRN", part, **how) for part in node("Split", x, outputs=columns, axis=1, num_outputs=columns)]
@@ -81,7 +81,7 @@ def graph(model: Any, params: dict[str, np.ndarray]) -> onnx.ModelProto:
         if not tutorial and name in model.dropout_before and model.dropout_scale == "test":
             x = node("Mul", x, constant(1 - model.dropout))
         kernel = params[f"{name}/kernel"]
-        if number == 0:  # its inputs come map by map here
+        if number == 0:  # ONNX flattens channel by channel
             side = math.isqrt(len(kernel) // maps)
             kernel = kernel.reshape(side, side, maps, -1).transpose(2, 0, 1, 3).reshape(kernel.shape)
         x = node("Gemm", x, constant(kernel), constant(params[f"{name}/bias"]))

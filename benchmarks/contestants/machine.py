@@ -17,14 +17,14 @@ COPIED = 1 << 28
 
 
 def role(precision: str) -> Callable[..., dict[str, Any]]:
-    """Its turns give {"flops", "bytes", "device"}: a second, bytes read and written."""
+    """Each turn returns {"flops", "bytes", "device"}, both per second; bytes are those read plus those written."""
     dtype = jnp.bfloat16 if precision == "bfloat16" else jnp.float32
     dot_precision = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "default"}[precision]
     multiply = jax.jit(lambda a: jnp.dot(a, a, precision=dot_precision))
     device = jax.devices()[0]
 
     def rate(work: Callable[[], object], amount: float, seconds: float = 0.0) -> float:
-        """A second, by the median time behind one that warms up."""
+        """`amount` per second, from the median time of all runs after the first, which warms up."""
         times: list[float] = []
         began = time.perf_counter()
         while len(times) < 4 or time.perf_counter() - began < seconds:

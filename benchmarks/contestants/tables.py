@@ -1,16 +1,16 @@
-"""The benchmark's figures as Markdown."""
+"""The figures of the benchmark as Markdown tables."""
 
 from collections import Counter
 from statistics import median
 from typing import Any
 
-from alexnet_jax.contestants.turns import markdown, spread
+from contestants.turns import markdown, spread
 
 LIBRARIES = "Python", "jax", "numpy", "onnxruntime", "torch"
 
 
 def report(found: dict[str, Any]) -> str:
-    """Everything: what was run where, then a table for each network and kind of work."""
+    """The whole report: what was run and where, then a table for each network and kind of work."""
     device = next((cell["machine"]["device"] for cell in found["speed"] if cell["machine"]), "cpu")
     machine = f"{found['processor']}, {found['cores']} cores" + (f", {device}" if device != "cpu" else "")
     text = f"`{found['command']}`, {found['precision']}, {found['date']}, {machine}.\n\n"
@@ -20,9 +20,9 @@ def report(found: dict[str, Any]) -> str:
         cells = [cell for cell in found["speed"] if (cell["preset"], cell["work"]) == (name, work)]
         text += "\n" + speed(name, work, cells)
     if "without_torch" in found:
-        text += f"\nPyTorch is left out below: {found['without_torch']}.\n"
+        text += f"\nThe tables below leave PyTorch out: {found['without_torch']}.\n"
     if "startup" in found:
-        text += "\n" + seconds("until", found["startup"])
+        text += "\n" + seconds("start-up", found["startup"])
     if "result" in found:
         text += "\n" + seconds(
             f"`fashion` to a validation error of {found['result']['target']:g}", found["result"]["times"]
@@ -31,7 +31,7 @@ def report(found: dict[str, Any]) -> str:
 
 
 def speed(name: str, work: str, cells: list[dict[str, Any]]) -> str:
-    """Medians over the rounds, with the least and the greatest; ratios were taken within each round."""
+    """Medians over the rounds, with minimum and maximum. Ratios are taken within each round."""
     rows, notes = [], ""
     missing: dict[str, dict[str, list[str]]] = {}
     bases = [base for base in ("PyTorch's best", "plain JAX", "onnxruntime") if any(_has(cell, base) for cell in cells)]
@@ -54,16 +54,16 @@ def speed(name: str, work: str, cells: list[dict[str, Any]]) -> str:
         if cell["machine"]:
             matmul, copy = cell["machine"]["matmul_gflops"], cell["machine"]["copy_gb_per_second"]
             notes += (
-                f"- Batch {cell['batch']}: {cell['flops_per_step'] / 1e9:,.4g} GFLOP a step; the machine multiplies "
+                f"- Batch {cell['batch']}: {cell['flops_per_step'] / 1e9:,.4g} GFLOP per step. The machine multiplies "
+                f"matrices at {spread(matmul['rounds'], 1)} GFLOP/s and copies at {spread(copy['rounds'], 1)} GB/s.\n"
             )
-            notes += f"{spread(matmul['rounds'], 1)} GFLOP/s and copies {spread(copy['rounds'], 1)} GB/s.\n"
         for who, why in cell["skipped"].items():
             missing.setdefault(why, {}).setdefault(who, []).append(str(cell["batch"]))
     for why, batches in missing.items():
         who = "; ".join(f"{name} (batch {', '.join(of)})" for name, of in batches.items())
         notes += f"- Left out: {who}: {why}.\n"
-    header = ["batch", f"{name}, {work}", "images/s", "ms a step"]
-    titles = [*header, *(f"over {base}" for base in bases), "of the matmul rate"]
+    header = ["batch", f"{name}, {work}", "images/s", "ms per step"]
+    titles = [*header, *(f"over {base}" for base in bases), "share of the matmul rate"]
     return markdown(titles, rows) + "\n" + notes
 
 
@@ -76,7 +76,7 @@ def _digits(values: list[float]) -> int:
 
 
 def seconds(what: str, times: dict[str, list[float | str]]) -> str:
-    """Medians of the runs that got there, and why others did not."""
+    """Medians of the runs that succeeded, and why the others did not."""
     rows = []
     for name, found in times.items():
         there = [each for each in found if isinstance(each, float)]

@@ -1,4 +1,4 @@
-"""This package: its step and its forward pass as `train` and `evaluate` run them, on views that are already cut."""
+"""This package: its training step and forward pass as `train` and `evaluate` run them, on images already cropped."""
 
 import json
 from dataclasses import replace
@@ -12,18 +12,18 @@ import optax
 from jax import Array
 
 from alexnet_jax.config import Precision, from_json
-from alexnet_jax.contestants.turns import Worker
 from alexnet_jax.networks import columns, functional
 from alexnet_jax.training.optimiser import rates
 from alexnet_jax.training.progress import Progress
 from alexnet_jax.training.step import make_train_step, new_state
+from contestants.turns import Worker
 
 
 def given(directory: str) -> tuple[dict[str, Any], Any, dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """What the umpire wrote: the task, its Config, parameters by "layer/kind", images and labels."""
+    """What `write_task` wrote: the task, its Config, parameters by "layer/kind", images and labels."""
     task = json.loads((Path(directory) / "task.json").read_text())
     batch = np.load(Path(directory) / "batch.npz")
-    if jax.default_backend() != "cpu" and task["precision"] != "bfloat16":  # elsewhere float32 may well mean TF32
+    if jax.default_backend() != "cpu" and task["precision"] != "bfloat16":  # there the default may be TF32
         precisions = {"float32": "float32", "tf32": "tensorfloat32"}
         jax.config.update("jax_default_matmul_precision", precisions[task["precision"]])
     params = dict(np.load(Path(directory) / "params.npz"))
@@ -31,7 +31,7 @@ def given(directory: str) -> tuple[dict[str, Any], Any, dict[str, np.ndarray], n
 
 
 def role(directory: str, mesh_sizes: str) -> Worker:
-    """`mesh_sizes`: D,C, of as many devices as JAX_NUM_CPU_DEVICES says."""
+    """`mesh_sizes`: D,C. JAX_NUM_CPU_DEVICES must provide D x C devices."""
     data, column = map(int, mesh_sizes.split(","))
     task, config, arrays, images, labels = given(directory)
     precision: Precision = "bfloat16" if task["precision"] == "bfloat16" else "float32"
@@ -49,7 +49,7 @@ def role(directory: str, mesh_sizes: str) -> Worker:
         forward, params = functional.forward(config.model, mesh, precision), fresh_params()
 
         def infer(_: Any) -> Array:
-            # Awaited on every device, as two may run side by side, and a collective that a stop falls into gives up.
+            # Waits for every device: a collective gives up if the process is suspended in the middle of it.
             return jax.block_until_ready(forward(params, batch["image"]))
 
         def loss() -> list[float]:

@@ -1,20 +1,21 @@
-"""Makes a set with the file sizes and layouts of ImageNet from the two photographs that scikit-learn ships.
+"""Makes an image set with the file sizes and layouts of ImageNet from the two photographs in scikit-learn.
 
-python scripts/photographs.py DST [--pictures 20000] [--classes 100] [--workers N]
+python benchmarks/photographs.py DST [--pictures 20000] [--classes 100] [--workers N]
 
 DST/folder/train/n00000001/n00000001_17.JPEG, DST/folder/val/n00000001/ILSVRC2012_val_00000001.JPEG  by class
 DST/tars/ILSVRC2012_img_{train,val}.tar, ILSVRC2012_devkit_t12.tar.gz   the same bytes, as ILSVRC-2012 is distributed
 
-It stands in for ImageNet where the work for each picture is measured. Known of the real training set are 1,281,167
-files in tars of 147.9 GB, 115 KB a picture with what tars add, and a mean size that is given as 469x387 or 473x405.
-All else is an assumption: the spread of about 200 pixels each way, that most are 500x375 and its like, qualities of 92
-to 97, and that most have halved chroma. One count of the real files found whole chroma and quality 96 in most
-(M. Ehrlich, Compression in the ImageNet Dataset, 2021), which is --subsampled 0.1; bytes come out alike. 20,000
-pictures have a mean of 110.5 KB and 475x408 pixels, standard deviations of 206 and 179.
+The set stands in for ImageNet when the work per image is measured. Three facts about the real training set are known:
+it has 1,281,167 files; its tars take 147.9 GB, which is 115 KB per image with the overhead of the tars; and its mean
+size is reported as 469x387 or 473x405. Everything else is an assumption: a spread of about 200 pixels in each
+direction, mostly 500x375 and similar, qualities of 92 to 97, and mostly subsampled chroma. One count of the real files
+found full chroma and quality 96 in most of them (M. Ehrlich, Compression in the ImageNet Dataset, 2021). For that use
+--subsampled 0.1; the files have about the same number of bytes. 20,000 images have a mean of 110.5 KB and 475x408
+pixels, with standard deviations of 206 and 179.
 
-A class is a place in one of the photographs and a hue; a picture of it is a crop thereabouts, turned, scaled,
-reflected and lit at random, with noise in place of the detail that enlarging cannot give. A picture is a function of
-the seed and its number, whatever the workers.
+A class is a place in one of the photographs and a hue. An image of the class is a crop near that place, rotated,
+scaled, flipped and lit at random. Noise replaces the detail that enlarging cannot provide. An image depends only on
+the seed and its number, not on the number of workers.
 """
 
 import argparse
@@ -37,7 +38,7 @@ from rich.console import Console
 from rich.progress import Progress
 from sklearn.datasets import load_sample_images
 
-# How often; pixels of the longer side, from and to; the shorter over the longer side, from and to.
+# Relative frequency; range of the longer side in pixels; range of the shorter side over the longer one.
 SIZES = (
     (45, (500, 500), (0.75, 0.75)),
     (21, (500, 500), (0.666, 0.666)),
@@ -58,23 +59,23 @@ FIELDS = (
 
 @dataclass(frozen=True)
 class Work:
-    """One picture that is to be made."""
+    """One image to make."""
 
     path: Path
     label: int
     seed: tuple[int, int, int]
-    """the set's, 0 for training and 1 for validation, the picture's number"""
+    """the seed of the set; 0 for training or 1 for validation; the number of the image"""
     subsampled: float
 
 
 @functools.cache
 def photographs() -> list[np.ndarray]:
-    return [np.ascontiguousarray(image[..., ::-1]) for image in load_sample_images().images]  # OpenCV's is BGR
+    return [np.ascontiguousarray(image[..., ::-1]) for image in load_sample_images().images]  # OpenCV uses BGR
 
 
 @functools.cache
 def noise() -> np.ndarray:
-    """int8 [pixels, 3] of standard deviation 16, mostly of brightness: a picture's noise is a piece of it."""
+    """int8 [pixels, 3], standard deviation 16, mostly in brightness. Each image takes its noise from a part of it."""
     rng = np.random.default_rng(0)
     pixels = 3200 * 2400 + 1_000_000
     both = 15 * rng.standard_normal((pixels, 1), np.float32) + 5 * rng.standard_normal((pixels, 3), np.float32)
@@ -82,7 +83,7 @@ def noise() -> np.ndarray:
 
 
 def size(rng: np.random.Generator) -> tuple[int, int]:
-    """Width and height."""
+    """A random width and height."""
     often = np.array([row[0] for row in SIZES])
     _, sides, ratios = SIZES[rng.choice(len(SIZES), p=often / often.sum())]
     longer = round(rng.uniform(*sides))
@@ -95,10 +96,10 @@ def picture(label: int, rng: np.random.Generator, subsampled: float) -> tuple[np
     w, h = size(rng)
     photograph = photographs()[label % 2]
     H, W = photograph.shape[:2]
-    # The multiples of two irrational numbers spread the classes evenly over places, a third over hues.
+    # Multiples of two irrational numbers spread the classes evenly over places, those of a third over hues.
     place = np.array([W, H]) * (0.2 + 0.6 * np.modf(np.array([0.7549, 0.5698]) * (label + 1))[0])
     hue = 2 * np.pi * (0.618 * label % 1) + rng.normal(0, 0.15)
-    scale = rng.uniform(200, 520) / max(w, h)  # pixels of the photograph for one of the picture
+    scale = rng.uniform(200, 520) / max(w, h)  # pixels of the photograph per pixel of the image
     turn = np.deg2rad(rng.normal(0, 4))
     flip = rng.choice([-1, 1])
     linear = scale * np.array([[np.cos(turn) * flip, -np.sin(turn)], [np.sin(turn) * flip, np.cos(turn)]])
@@ -110,7 +111,7 @@ def picture(label: int, rng: np.random.Generator, subsampled: float) -> tuple[np
         flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REFLECT_101,
     )
-    # A turn about the axis of greys, then light: BGR' = colours BGR + shift.
+    # A rotation about the grey axis, then a change of light: BGR' = colours BGR + shift.
     axis = np.full((3, 3), 1 / 3)
     across = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
     colours = axis + np.cos(hue) * (np.eye(3) - axis) + np.sin(hue) * across
@@ -120,7 +121,7 @@ def picture(label: int, rng: np.random.Generator, subsampled: float) -> tuple[np
     first = rng.integers(len(noise()) - w * h)
     grain = noise()[first : first + w * h].reshape(h, w, 3)
     halved = rng.random() < subsampled
-    # Whole chroma takes more bytes for the same picture, and is to come out at 110 KB, too.
+    # Full chroma takes more bytes for the same image, so it gets less noise to reach the same 110 KB.
     image = cv2.addWeighted(image, 1, grain, rng.gamma(4, 1.4 if halved else 0.65) / 16, 0, dtype=cv2.CV_8U)
     if rng.random() < 0.02:
         image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
@@ -135,7 +136,7 @@ def picture(label: int, rng: np.random.Generator, subsampled: float) -> tuple[np
 
 
 def make(work: Work) -> tuple[int, int, int]:
-    """Bytes, width and height of the file that was made."""
+    """Makes the file and returns its bytes, width and height."""
     data, w, h = picture(work.label, np.random.default_rng(work.seed), work.subsampled)
     data.tofile(work.path)
     return len(data), w, h
@@ -153,9 +154,9 @@ def tar(members: Iterator[tuple[str, bytes]], path: Path | None = None) -> bytes
 
 
 def devkit(labels: list[int], identities: np.ndarray, train_images: np.ndarray) -> bytes:
-    """The part of the development kit that says what the classes are, and which class each validation picture has.
+    """The part of the development kit that lists the classes and the class of each validation image.
 
-    As in the real one, identities are not in the order of the synsets, and synsets that have children come last.
+    As in the real kit, IDs are not in the order of the synsets, and synsets with children come last.
     """
     classes = len(identities)
     leaf = np.zeros((1, 0))
@@ -170,7 +171,7 @@ def devkit(labels: list[int], identities: np.ndarray, train_images: np.ndarray) 
     table = np.array(synsets, [(field, object) for field in FIELDS])[:, None]
     buffer = io.BytesIO()
     scipy.io.savemat(buffer, {"synsets": table})
-    mat = b"MATLAB 5.0 MAT-file".ljust(116) + buffer.getvalue()[116:]  # SciPy writes the time there
+    mat = b"MATLAB 5.0 MAT-file".ljust(116) + buffer.getvalue()[116:]  # SciPy writes the current time there
     truth = "".join(f"{identities[label]}\n" for label in labels).encode()
     data = f"{DEVKIT}/data"
     return gzip.compress(
@@ -189,19 +190,23 @@ def kind(label: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dst", type=Path, metavar="DST")
-    parser.add_argument("--pictures", type=int, default=20_000, help="for training; a twentieth more for validation")
+    parser.add_argument(
+        "--pictures", type=int, default=20_000, help="training images; validation gets a twentieth of that in addition"
+    )
     parser.add_argument("--classes", type=int, default=100)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--subsampled", type=float, default=0.8, help="fraction of the pictures with halved chroma")
+    parser.add_argument("--subsampled", type=float, default=0.8, help="fraction of images with subsampled chroma")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     dst, pictures, classes = options.dst, options.pictures, options.classes
     if dst.exists():
-        parser.error(f"{dst} exists already; give another directory or remove that one")
+        parser.error(f"{dst} already exists; choose another directory or remove it")
     if classes < 2 or pictures < 20 * classes:
-        parser.error(f"--pictures {pictures} --classes {classes}: give 2 classes or more, and 20 pictures for each")
+        parser.error(
+            f"--pictures {pictures} --classes {classes}: at least 2 classes and 20 images per class are needed"
+        )
     if options.workers < 1 or not 0 <= options.subsampled <= 1:
-        parser.error("--workers is at least 1, and --subsampled a fraction from 0 to 1")
+        parser.error("--workers must be at least 1, and --subsampled a fraction from 0 to 1")
 
     began = time.perf_counter()
     incomplete = dst.with_name(dst.name + ".incomplete")
@@ -226,9 +231,9 @@ def main() -> None:
         todo.append(work(path, label, 1, number))
 
     with Progress(console=Console(stderr=True)) as progress:
-        # Processes that are spawned leave OpenCV's threads behind, of which each would start its own.
+        # Spawned workers do not inherit OpenCV's threads, and setNumThreads keeps each from starting its own.
         with multiprocessing.get_context("spawn").Pool(options.workers, cv2.setNumThreads, (1,)) as pool:
-            made = list(progress.track(pool.imap_unordered(make, todo, 16), len(todo), description="pictures"))
+            made = list(progress.track(pool.imap_unordered(make, todo, 16), len(todo), description="images"))
 
         def synset(label: int) -> bytes:
             paths = [one.path for one in todo[label:pictures:classes]]
@@ -242,8 +247,8 @@ def main() -> None:
     incomplete.rename(dst)
     (size, w, h), (_, std_w, std_h) = np.mean(made, axis=0), np.std(made, axis=0)
     print(
-        f"{dst}: {pictures} training and {len(labels)} validation pictures of {classes} classes in "
-        f"{time.perf_counter() - began:.0f} s; a mean of {size / 1000:.1f} KB, {w:.0f}x{h:.0f} pixels "
+        f"{dst}: {pictures} training and {len(labels)} validation images of {classes} classes in "
+        f"{time.perf_counter() - began:.0f} s; mean {size / 1000:.1f} KB, {w:.0f}x{h:.0f} pixels "
         f"(standard deviations {std_w:.0f} and {std_h:.0f})"
     )
 

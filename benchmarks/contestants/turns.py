@@ -1,8 +1,9 @@
 """Programs that are timed against each other take turns, round by round, each in a process of its own.
 
-Whoever has no turn is stopped with all its workers, so nobody works ahead meanwhile, and the machine's drift meets all
-alike. A contestant may live in another Python, which needs nothing of ours: this file is run there by its path, with
-the file of the contestant's role, and imports the standard library alone.
+While one contestant runs, the others are suspended with all their worker processes. That keeps them from working ahead
+and spreads changes in machine speed evenly. A contestant may run in another Python, which needs nothing from this
+package: this file is run there by its path, with the path of the contestant's file as its argument, and imports only
+the standard library.
 """
 
 import importlib.metadata
@@ -27,19 +28,19 @@ LIBRARIES = (
     *("opencv-python-headless", "pillow", "simplejpeg", "torch", "torchvision"),
 )
 
-# ------------------------------------------------------------------------------------------ the contestants' own side
+# --------------------------------------------------------------------------------------- in a contestant's process
 
 
 def serve(file: str, *arguments: str) -> None:
-    """Answers each question, a line of JSON, with a line of JSON, by what the file's `role(*arguments)` returns."""
+    """Answers each line of JSON with a line of JSON, by calling what the file's `role(*arguments)` returns."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # output of libraries must not mix with the answers
 
     def say(**answer: Any) -> None:
         print(json.dumps(answer), file=answers, flush=True)
 
-    # A role finds this module by its name in a Python that has nothing else of the package, too.
-    sys.modules["alexnet_jax.contestants.turns"] = sys.modules["__main__"]
+    # Roles import each other and this module as `contestants.NAME`. At the end of the path it shadows no library.
+    sys.path.append(str(Path(__file__).parents[1]))
     try:
         spec = importlib.util.spec_from_file_location("role", file)
         assert spec is not None
@@ -47,7 +48,7 @@ def serve(file: str, *arguments: str) -> None:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         turn = module.role(*arguments)
-        say()  # it is ready
+        say()  # ready
         for line in sys.stdin:
             say(**turn(**json.loads(line)))
     except Exception as error:
@@ -55,16 +56,16 @@ def serve(file: str, *arguments: str) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Of this Python, and of what it has of LIBRARIES."""
+    """The versions of this Python and of those LIBRARIES that it has."""
     found = {dist.name.lower().replace("_", "-"): dist.version for dist in importlib.metadata.distributions()}
     return {"Python": platform.python_version()} | {name: found[name] for name in LIBRARIES if name in found}
 
 
 class Worker:
-    """Answers of a network that trains or infers: what it computes and where, then how fast.
+    """Answers for a network in training or inference: what it computes and where, then how fast.
 
-    `place` is "cpu" or "gpu"; `losses()` are those of a check. `state = step(state)`, from `fresh()` on, is the work to
-    be timed, and `settle(state)` awaits it.
+    `place` is "cpu" or "gpu". `losses()` returns the losses for the check. The timed work is `state = step(state)`,
+    starting from `fresh()`; `settle(state)` waits until it is done.
     """
 
     def __init__(
@@ -81,10 +82,10 @@ class Worker:
         self._of_one = 0.0
 
     def __call__(self, check: bool = False, seconds: float = 0.0) -> dict[str, Any]:
-        """{"losses", "place"} or {"steps", "seconds"} over about so many seconds, and at least one step.
+        """For a check {"losses", "place"}; otherwise {"steps", "seconds"} over about `seconds`, and at least one step.
 
-        Training steps, which wait for each other, are given out at once and awaited together, so their number follows
-        from those before.
+        Training steps are dispatched together and waited for once, at the end. So their number is chosen in advance,
+        from the time of earlier steps.
         """
         if check:
             return {"losses": self._losses(), "place": self._place}
@@ -92,7 +93,7 @@ class Worker:
             self._state = self._fresh()
             self._time(1)  # compiles
         if self._of_one < seconds:
-            self._time(1)  # its threads wake up, and the caches are still somebody else's
+            self._time(1)  # wakes its threads and refills the caches after the other contestants' turns
         steps = max(1, round(seconds / self._of_one))
         self._time(steps)
         return {"steps": steps, "seconds": steps * self._of_one}
@@ -105,25 +106,25 @@ class Worker:
         self._of_one = (time.perf_counter() - began) / steps
 
 
-# ----------------------------------------------------------------------------------------------------- the umpire's
+# ------------------------------------------------------------------------------------------- in the parent process
 
 PATIENCE = 1800.0
-"""seconds that an answer may take, compiling and all"""
-NO_ANSWER = f"it had not answered after {PATIENCE / 60:g} minutes"
+"""how many seconds an answer may take, compilation included"""
+NO_ANSWER = f"it did not answer within {PATIENCE / 60:g} minutes"
 
 
 class Out(Exception):
-    """Why a contestant does not take part."""
+    """The reason why a contestant cannot take part."""
 
 
 def isolated(python: str) -> list[str]:
-    """Starts that Python. Our PYTHONPATH is not for another, and no file beside this one to be taken for a library."""
+    """Starts that Python without this directory on its path; another Python also ignores our PYTHONPATH."""
     return [python, "-P" if python == sys.executable else "-I"]
 
 
 @cache
 def versions_in(python: str) -> dict[str, str]:
-    """`versions()` of that Python, which is started once to ask; empty where it cannot be run."""
+    """`versions()` of that Python, asked once. Empty if it cannot be run."""
     try:
         ended = subprocess.run([*isolated(python), __file__], check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError):
@@ -133,18 +134,18 @@ def versions_in(python: str) -> dict[str, str]:
 
 
 def last_words(errors: str) -> str:
-    """The last line that a process wrote to standard error and that is no frame of a stack; empty where none is."""
+    """The last line on standard error that is not part of a stack trace, or an empty string."""
     words = [line for line in errors.splitlines() if line.strip() and not line.startswith((" ", "***"))]
     return words[-1] if words else ""
 
 
 class Contestant:
-    """A process that waits for its turn. Raises Out where it cannot start."""
+    """A process that waits for its turn. Raises Out if it cannot start."""
 
     def __init__(self, file: Path, *arguments: str, python: str, environment: dict[str, str]) -> None:
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (it lasts as long as the process)
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process)
         try:
-            # A group of its own to be stopped by; in our session, so that the system ends it should we be killed.
+            # A process group of its own, to suspend it; in our session, so that the system ends it if we are killed.
             self._process = subprocess.Popen(
                 [*isolated(python), __file__, str(file), *arguments],
                 stdin=subprocess.PIPE,
@@ -165,7 +166,7 @@ class Contestant:
             self._process.stdin.write(json.dumps(question) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # it has ended, which reading will say
+            pass  # it has exited; reading its answer will tell
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
@@ -179,7 +180,7 @@ class Contestant:
         try:
             answer = json.loads(line) if line else {"error": self._last_words() if there else NO_ANSWER}
         except ValueError:
-            answer = {"error": f"it answered {line.strip()!r}"}
+            answer = {"error": f"its answer was not JSON: {line.strip()!r}"}
         if "error" in answer:
             self.end()
             raise Out(" ".join(answer["error"].split())[:300])
@@ -189,7 +190,7 @@ class Contestant:
     def _last_words(self) -> str:
         self._errors.seek(0)
         words = last_words(self._errors.read().decode(errors="replace"))
-        return f"it ended with {words!r}" if words else "it ended without a word"
+        return f"it exited with the message {words!r}" if words else "it exited without a message"
 
     def end(self) -> None:
         if self._process.poll() is None:
@@ -198,7 +199,7 @@ class Contestant:
 
 
 class Match:
-    """Contestants by their names, their answers, and why some do not take part."""
+    """The contestants by name, their answers, and why some do not take part."""
 
     def __init__(self) -> None:
         self._there: dict[str, Contestant] = {}
@@ -221,8 +222,8 @@ class Match:
         python: str = sys.executable,
         environment: dict[str, str] | None = None,
     ) -> None:
-        """A contestant that does what the file's `role(*arguments)` returns."""
-        assert name not in self._there, f"two contestants are called {name}"
+        """Adds a contestant, which runs what the file's `role(*arguments)` returns."""
+        assert name not in self._there, f"two contestants have the name {name}"
         try:
             self._there[name] = Contestant(file, *arguments, python=python, environment=environment or {})
         except Out as reason:
@@ -231,7 +232,7 @@ class Match:
             self.answers[name] = []
 
     def play(self, **question: Any) -> dict[str, dict[str, Any]]:
-        """One round: everybody's answer to the question. Who fails is out."""
+        """Plays one round and returns each contestant's answer. A contestant that fails is dropped."""
         names, answers = list(self._there), {}
         start = self._rounds % len(names) if names else 0
         self._rounds += 1
@@ -239,28 +240,28 @@ class Match:
             try:
                 answers[name] = self._there[name].turn(**question)
             except Out as reason:
-                self.strike(name, str(reason))
+                self.drop(name, str(reason))
         return answers
 
     def count(self, answers: dict[str, dict[str, Any]]) -> None:
-        """A round that was no practice."""
+        """Counts a round that was not a warm-up."""
         for name, answer in answers.items():
             self.answers[name].append(answer)
 
-    def strike(self, name: str, reason: str) -> None:
+    def drop(self, name: str, reason: str) -> None:
         self._there.pop(name).end()
         del self.answers[name]
         self.skipped[name] = reason
 
 
 def spread(values: list[float], digits: int = 0) -> str:
-    """Median (least to greatest)."""
+    """Median (minimum to maximum)."""
     least, middle, greatest = (f"{value:,.{digits}f}" for value in (min(values), median(values), max(values)))
     return f"{middle} ({least} to {greatest})"
 
 
 def ratios(figures: dict[str, list[float]], name: str, base: str) -> list[float]:
-    """Round by round; none where the base did not take part."""
+    """The ratio in each round; empty if the base did not take part."""
     if base not in figures or name == base:
         return []
     return [ours / theirs for ours, theirs in zip(figures[name], figures[base], strict=True)]
@@ -272,7 +273,7 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
 
 
 def processor() -> str:
-    """The machine's processor, by its own name."""
+    """The name of the machine's processor."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return (names or [platform.machine()])[0]

@@ -1,4 +1,4 @@
-"""The same networks in the plainest JAX that one would write: grouped convolutions, reduce_window, a power."""
+"""The same networks in the most straightforward JAX: grouped convolutions, reduce_window and a power."""
 
 from dataclasses import replace
 from functools import partial
@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from alexnet_jax.config import Pool, ResponseNorm, TutorialConfig, pooled
-from alexnet_jax.contestants.ours import given
-from alexnet_jax.contestants.turns import Worker
+from contestants.ours import given
+from contestants.turns import Worker
 
 Params = dict[str, Array]
 
@@ -36,7 +36,7 @@ def drop(x: Array, rate: float, scale: str, key: Array | None) -> Array:
 
 
 def network(model: Any, params: Params, x: Array, key: Array | None) -> Array:
-    """images [B, H, W, C] -> logits [B, K] of a ModelConfig or a TutorialConfig; with a key, units are dropped."""
+    """images [B, H, W, C] -> logits [B, K] for a ModelConfig or a TutorialConfig. A key turns dropout on."""
     keys = iter([None] * 3 if key is None else jax.random.split(key, 3))
     tutorial = isinstance(model, TutorialConfig)
     columns = 1 if tutorial or model.lrn_across_columns else model.columns

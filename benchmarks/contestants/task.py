@@ -1,4 +1,4 @@
-"""What all contestants are given: the network as it is timed, fresh parameters, one batch."""
+"""What all contestants are given: the network to be timed, fresh parameters and one batch."""
 
 import dataclasses
 import json
@@ -21,9 +21,9 @@ Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 def flops(model: Model, work: Work, batch: int) -> int:
-    """Floating-point operations of a step, two for a multiply-add of convolutions and matrices.
+    """Floating-point operations of one step: two for each multiply-add in convolutions and matrix products.
 
-    Training adds the gradients by kernel and by input, of which conv1 has none.
+    Training adds the gradients with respect to kernels and inputs. conv1 needs none with respect to its input.
     """
     rows = functional.describe(model)
     passes = {row.layer: 1 if work == "infer" else 2 if row is rows[0] else 3 for row in rows}
@@ -31,27 +31,27 @@ def flops(model: Model, work: Work, batch: int) -> int:
 
 
 def task_config(name: str, batch: int) -> Config:
-    """The preset as it is timed. Raises BadInput where its network has no twins."""
+    """The preset as it is timed. Raises BadInput if the other programs do not implement its network."""
     config = command_line.named_config(name)
     model = config.model
     if not isinstance(model, ModelConfig | TutorialConfig):
         raise BadInput(
-            f"{name} is one of the CIFAR-10 networks, which the other programs have not; give another preset"
+            f"{name} is a CIFAR-10 network, which the other programs do not implement; choose another preset"
         )
     if not getattr(model, "columns_meet", True) or model.activation != "relu" or model.pool.kind != "max":
-        raise BadInput(f"{name} has not columns that meet, ReLU and max pooling, as the other programs' networks have")
-    # Activations of a fresh network are near 1 here. The printed alphas would hide a wrong window from the losses; the
-    # time that a norm takes does not depend on them.
+        raise BadInput(f"{name}: the other programs implement only columns that meet, ReLU and max pooling")
+    # Activations of this fresh network are near 1. With the published alphas a wrong window would not show in the
+    # losses. The time a norm takes does not depend on alpha.
     model = replace(model, lrn=replace(model.lrn, alpha=0.05))
     if isinstance(model, ModelConfig):
         model = replace(model, map_norm=replace(model.map_norm, alpha=0.05))
-    # At such a rate the loss falls visibly in three steps, and rounding does not grow yet.
+    # At this learning rate the loss falls visibly within three steps, before rounding errors grow.
     rate = (0.1 if config.optim.rule == "adam" else 1.0) / functional.describe(model)[-1].kernel[0]
     return replace(config, model=model, optim=replace(config.optim, rate=rate, batch=batch))
 
 
 def write_task(directory: Path, config: Config, work: Work, precision: Precision, threads: int) -> None:
-    """What every contestant is given, in files that any Python reads.
+    """Writes what every contestant is given, in files that any Python can read.
 
     task.json    {"config", "rule", "momentum", "rates": {"conv1/kernel": ..}, "decays": {..}, "work", "precision",
                  "threads"}
@@ -64,7 +64,8 @@ def write_task(directory: Path, config: Config, work: Work, precision: Precision
     for layer, shapes in jax.eval_shape(lambda: functional.init(config.model, jax.random.key(0))).items():
         for kind, array in shapes.items():
             name = f"{layer}/{kind}"
-            std = 0.1 if kind == "bias" else math.sqrt(2 / math.prod(array.shape[:-1]))  # keeps a ReLU's spread
+            # Kernels of this spread keep the spread of activations through ReLU.
+            std = 0.1 if kind == "bias" else math.sqrt(2 / math.prod(array.shape[:-1]))
             params[name] = rng.normal(0, std, array.shape).astype(np.float32)
             rates_[name] = rate_of(optim, first, layer, kind)
             decays[name] = decay_of(optim, layer, kind) or 0.0

@@ -1,4 +1,4 @@
-"""How long whole commands take, from the moment they are given: to their start, to their first step, to a result."""
+"""How long whole commands take from their launch: to start, to finish a first step, to reach a result."""
 
 import json
 import math
@@ -14,21 +14,23 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax.config import Config
-from alexnet_jax.contestants.turns import last_words
 from alexnet_jax.data.records import EMBEDDED, TRAIN, VALIDATION, Records
 from alexnet_jax.training.optimiser import fraction
+from contestants.turns import last_words
 
 OURS_COLD, OURS_WARM, TORCH = "alexnet_jax, empty cache", "alexnet_jax, filled cache", "PyTorch, eager"
-TWIN = Path(__file__).parent / "pytorch.py"
+COUNTERPART = Path(__file__).parent / "pytorch.py"
+
+NOT_REACHED = "it exited before that"
 
 Outcome = float | str
-"""seconds, or why there are none"""
+"""seconds, or why there is no figure"""
 Times = dict[str, list[Outcome]]
-"""of each run, by what was waited for"""
+"""the outcome of each run, by what was timed"""
 
 
 def seconds_of(command: list[str]) -> Outcome:
-    """Of a command from its start to its end."""
+    """Seconds from a command's start to its end."""
     began = time.perf_counter()
     ended = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     return time.perf_counter() - began if ended.returncode == 0 else failure(ended.returncode, ended.stderr)
@@ -36,15 +38,16 @@ def seconds_of(command: list[str]) -> Outcome:
 
 def failure(code: int, errors: str) -> str:
     words = last_words(errors)
-    return f"it ended with code {code}" + (f" and {words.strip()[:200]!r}" if words else "")
+    return f"it exited with code {code}" + (f" and the message {words.strip()[:200]!r}" if words else "")
 
 
 def seconds_until(
     command: list[str], log: Path, said: Callable[[dict[str, Any]], bool], cache: Path | None = None
 ) -> Outcome:
-    """Of a command from its start to a line of JSON in `log` that says so. It is ended there.
+    """Seconds from a command's start until a line of JSON in `log` satisfies `said`. Then the command is killed.
 
-    `log` takes what the command prints, unless that goes into a directory of its own that does not exist yet.
+    The command's output goes to `log`. If the directory of `log` does not exist yet, the command is expected to create
+    it and to write `log` itself.
     """
     environment = os.environ | ({"JAX_COMPILATION_CACHE_DIR": str(cache)} if cache else {})
     with open(log if log.parent.is_dir() else os.devnull, "w") as output, tempfile.TemporaryFile("w+") as errors:
@@ -54,7 +57,7 @@ def seconds_until(
         try:
             while True:
                 ended = process.poll() is not None
-                if log.exists() and log.stat().st_size > read:  # only what is new, as the cores are the contestant's
+                if log.exists() and log.stat().st_size > read:  # only new lines, to leave the cores to the command
                     with log.open("rb") as lines:
                         lines.seek(read)
                         whole = lines.read().rpartition(b"\n")[0]
@@ -65,7 +68,7 @@ def seconds_until(
                     errors.seek(0)
                     return failure(process.returncode, errors.read())
                 if ended:
-                    return "it ended before"
+                    return NOT_REACHED
                 time.sleep(0.02)
         finally:
             process.kill()
@@ -77,10 +80,17 @@ def first_step(line: dict[str, Any]) -> bool:
 
 
 def runs_of_fashion(
-    seed: int, said: Callable[[dict[str, Any]], bool], torch_python: str | None, twins: Path, tick: Callable[[], None]
+    seed: int,
+    said: Callable[[dict[str, Any]], bool],
+    torch_python: str | None,
+    inputs: Path,
+    tick: Callable[[], None],
 ) -> dict[str, Outcome]:
-    """Seconds until a training run says so: ours with an empty compilation cache and with the one that this filled,
-    and PyTorch's on what `write_pictures` has put into `twins`."""
+    """Seconds until a line of a training run satisfies `said`.
+
+    Ours runs with an empty compilation cache, then with the cache that this run filled. PyTorch's runs on what
+    `write_pictures` wrote to `inputs`.
+    """
     train = [sys.executable, "-m", "alexnet_jax.train", "fashion", "--seed", str(seed), "--log-every", "1"]
     found: dict[str, Outcome] = {}
     with tempfile.TemporaryDirectory() as name:
@@ -91,14 +101,14 @@ def runs_of_fashion(
             found[kind] = seconds_until(command, run / "metrics.jsonl", said, directory / "cache")
             tick()
         if torch_python:
-            command = [torch_python, "-I", str(TWIN), str(twins), str(seed)]
+            command = [torch_python, "-I", str(COUNTERPART), str(inputs), str(seed)]
             found[TORCH] = seconds_until(command, directory / "said.jsonl", said)
             tick()
     return found
 
 
 def write_pictures(directory: Path, config: Config) -> None:
-    """The embedded pictures, and by what the rates of each step are multiplied, for the PyTorch twin."""
+    """Writes the embedded images, and the factor on the learning rates at each step, for PyTorch's training."""
     records = Records(EMBEDDED)
     arrays: dict[str, np.ndarray] = {"mean": np.asarray(records.statistics.mean_HWC, np.float32)}
     for split, name in (TRAIN, "train"), (VALIDATION, "validation"):
@@ -109,11 +119,11 @@ def write_pictures(directory: Path, config: Config) -> None:
     arrays["fractions"] = np.array(
         [fraction(optim.schedule, step * optim.batch / examples, optim.epochs, 0) for step in range(steps)]
     )
-    np.savez(directory / "pictures.npz", **arrays)  # type: ignore[arg-type]  # its allow_pickle
+    np.savez(directory / "pictures.npz", **arrays)  # type: ignore[arg-type]  # mypy takes an array for allow_pickle
 
 
-def start_up(runs: int, torch_python: str | None, twins: Path, tick: Callable[[], None]) -> Times:
-    """Until the package is there, until help is there, and until the first step of `fashion` is done."""
+def start_up(runs: int, torch_python: str | None, inputs: Path, tick: Callable[[], None]) -> Times:
+    """Seconds until the package is imported, until --help is printed, and until `fashion` has done its first step."""
     commands = {
         "import alexnet_jax": [sys.executable, "-c", "import alexnet_jax"],
         "python -m alexnet_jax.train --help": [sys.executable, "-m", "alexnet_jax.train", "--help"],
@@ -123,19 +133,21 @@ def start_up(runs: int, torch_python: str | None, twins: Path, tick: Callable[[]
         for what, command in commands.items():
             times.setdefault(what, []).append(seconds_of(command))
             tick()
-        for what, took in runs_of_fashion(0, first_step, torch_python, twins, tick).items():
+        for what, took in runs_of_fashion(0, first_step, torch_python, inputs, tick).items():
             times.setdefault(f"first step: {what}", []).append(took)
     return times
 
 
-def time_to_result(target: float, seeds: int, torch_python: str | None, twins: Path, tick: Callable[[], None]) -> Times:
-    """Until the one-crop validation error of `fashion` is at most the target, seed by seed."""
+def time_to_result(
+    target: float, seeds: int, torch_python: str | None, inputs: Path, tick: Callable[[], None]
+) -> Times:
+    """Seconds until the one-crop validation error of `fashion` is at most the target, for each seed."""
 
     def reached(line: dict[str, Any]) -> bool:
         return line.get("validation/top1_error", 1.0) <= target
 
     times: Times = {}
     for seed in range(seeds):
-        for what, took in runs_of_fashion(seed, reached, torch_python, twins, tick).items():
+        for what, took in runs_of_fashion(seed, reached, torch_python, inputs, tick).items():
             times.setdefault(what, []).append(took)
     return times

@@ -1,22 +1,24 @@
-"""How fast pictures are prepared and read, beside Pillow and torchvision, and what memory reading takes.
+"""How fast images are prepared and read, next to Pillow and torchvision, and how much memory reading takes.
 
-python scripts/photographs.py PHOTOS
-python scripts/throughput.py PHOTOS [--torch-python PYTHON] [--json throughput.json]
+python benchmarks/photographs.py PHOTOS
+python benchmarks/throughput.py PHOTOS [--torch-python PYTHON] [--json throughput.json]
 
-preparing  on one core, the same random files for all: all that `prepare` does for a picture, from reading the file to
-           writing the record (prepare_some), and the plain loop of Pillow: open, RGB, shorter side to 256, middle cut
-           out; with and without saving the result as a JPEG, and without measuring or writing anything
-reading    on two cores, training batches of 128: ours from the prepared sets, as uint8 256x256, which is what a device
-           is given; the same followed by a random 224x224 crop, reflection and division by 255 on the host (NumPy, a
-           thread a core), which is what torchvision's DataLoader of two workers makes of the files themselves
+preparing  on one core, with the same random files for all contestants. Ours does everything that `prepare` does for an
+           image, from reading the file to writing the record (prepare_some). Pillow's plain loop opens the image,
+           converts it to RGB, scales the shorter side to 256 and crops the centre. It computes no statistics and
+           writes nothing. A second loop also saves the result as a JPEG in memory.
+reading    on two cores, in training batches of 128. Ours reads the prepared sets as uint8 256x256, which is what the
+           device gets. A second contestant of ours also takes a random 224x224 crop, flips it and divides by 255 on
+           the host (NumPy, one thread per core). That is what torchvision's DataLoader with two workers does with the
+           original files.
 memory     of the whole process over 2,000 batches from the prepared sets
 
-Each contestant is a process, and they take turns, round by round, in an order that moves on by one. Whoever has no
-turn is stopped with all its workers, so nobody reads ahead meanwhile, and the machine's drift meets all alike. Figures
-are medians over the rounds with the least and the greatest; a ratio is taken in each round. The files are in the page
-cache, as far as it holds them.
+Each contestant is a process. They take turns, round by round, and each round starts with the next contestant. While one
+runs, the others are suspended with all their workers. That keeps them from reading ahead and spreads changes in machine
+speed evenly. Figures are medians over the rounds, with minimum and maximum; ratios are taken within each round. The
+files are in the page cache, as far as they fit.
 
-PYTHON is one with torch and torchvision, and needs nothing of ours: what a contestant needs is imported where it runs.
+PYTHON has torch and torchvision and needs nothing from this package.
 """
 
 import argparse
@@ -32,17 +34,17 @@ from pathlib import Path
 from statistics import fmean, linear_regression, median
 from typing import Any, NoReturn
 
-from alexnet_jax.contestants.turns import Match, markdown, processor, ratios, spread, versions_in
+from contestants.turns import Match, markdown, processor, ratios, spread, versions_in
 
 BATCH, SIZE, CROP = 128, 256, 224
 PILLOW, SAVING = "Pillow's loop", "Pillow's loop, and saving a JPEG"
 RESIZED, USUAL = "torchvision, RandomResizedCrop(224)", "torchvision, Resize(256), RandomCrop(224)"
 
-# ------------------------------------------------------------------------------------------ the contestants' own side
+# ----------------------- in a contestant's process; functions import what they need, as not every Python has it all
 
 
 def prepare_some(files: list[str], encoding: str) -> None:
-    """All that `python -m alexnet_jax.prepare` does for these files, with its own functions, on one core."""
+    """Everything that `python -m alexnet_jax.prepare` does for these files, with its own functions, on one core."""
     import tempfile
 
     from alexnet_jax.data import sources
@@ -72,7 +74,7 @@ def pillow_loop(files: list[str], saving: bool) -> None:
 
 
 def our_batches(directory: str, workers: str, cropped: str) -> Iterator[int]:
-    """How many pictures each training batch has."""
+    """Yields the number of images in each training batch."""
     from concurrent.futures import ThreadPoolExecutor
 
     import numpy as np
@@ -138,7 +140,7 @@ ROLES: dict[str, Callable[..., Any]] = {
 
 
 def role(cores: str, name: str, *arguments: str) -> Callable[..., dict[str, float]]:
-    """What answers the umpire's questions in a contestant's process."""
+    """Returns the function that takes this contestant's turns."""
     os.sched_setaffinity(0, map(int, cores.split(",")))
     return partial(turn, ROLES[name](*arguments))
 
@@ -146,7 +148,7 @@ def role(cores: str, name: str, *arguments: str) -> Callable[..., dict[str, floa
 def turn(
     work: Any, files: list[str] | None = None, skip: int = 0, batches: int = 0, seconds: float = 0
 ) -> dict[str, float]:
-    """Prepares files, or reads at least so many batches and at least so long."""
+    """Prepares the files, or reads at least `batches` batches and for at least `seconds`."""
     if files is not None:
         began = time.perf_counter()
         work(files)
@@ -156,25 +158,25 @@ def turn(
     began = time.perf_counter()
     pictures = done = 0
     while done < batches or time.perf_counter() - began < seconds:
-        pictures += sum(next(work) for _ in range(4))  # as many from each worker
+        pictures += sum(next(work) for _ in range(4))  # the same number from each worker
         done += 4
     took = time.perf_counter() - began
     return {"pictures": pictures, "seconds": took, "resident": memory("VmRSS"), "anonymous": memory("RssAnon")}
 
 
 def memory(what: str) -> int:
-    """Bytes, of this process and its workers; VmRSS counts the pages of files that are mapped, too."""
+    """Bytes used by this process and its workers. VmRSS includes pages of mapped files."""
     total = 0
     for status in Path("/proc").glob("[0-9]*/status"):
         try:
             if os.getpgid(int(status.parent.name)) == os.getpgrp():
                 total += sum(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(what))
         except OSError:
-            continue  # it has ended
+            continue  # the process has exited
     return 1024 * total
 
 
-# ----------------------------------------------------------------------------------------------------- the umpire's
+# ------------------------------------------------------------------------------------------- in the parent process
 
 
 def enter(match: Match, name: str, cores: list[int], *arguments: str, python: str = sys.executable) -> None:
@@ -182,7 +184,7 @@ def enter(match: Match, name: str, cores: list[int], *arguments: str, python: st
 
 
 def play(match: Match, questions: list[dict[str, Any]], announce: str) -> None:
-    """The first round is practice."""
+    """Plays one round for each question. The first is a warm-up and does not count."""
     from rich.console import Console
     from rich.progress import track
 
@@ -193,7 +195,7 @@ def play(match: Match, questions: list[dict[str, Any]], announce: str) -> None:
 
 
 def speeds_of(match: Match) -> dict[str, list[float]]:
-    """Pictures a second in each round."""
+    """Images per second in each round."""
     return {
         name: [answer["pictures"] / answer["seconds"] for answer in answers] for name, answers in match.answers.items()
     }
@@ -229,7 +231,7 @@ def preparing(options: argparse.Namespace, cores: list[int]) -> Match:
     rows = [
         [name, spread(speed), over(speeds, name, PILLOW), over(speeds, name, SAVING)] for name, speed in speeds.items()
     ]
-    table(["preparing, one core", "pictures/s", f"over {PILLOW}", f"over {SAVING}"], rows)
+    table(["preparing, one core", "images/s", f"over {PILLOW}", f"over {SAVING}"], rows)
     return match
 
 
@@ -253,19 +255,19 @@ def reading(options: argparse.Namespace, cores: list[int]) -> Match:
         cores_needed = f"{10_000 / median(of_core):.1f}"
         ratios_ = [over(speeds, name, base) for base in (RESIZED, USUAL)]
         rows.append([name, spread(speed), f"{median(of_core):,.0f}", cores_needed, *ratios_])
-    header = [f"reading, {len(cores)} cores", "pictures/s", "a core", "cores for 10,000/s"]
+    header = [f"reading, {len(cores)} cores", "images/s", "per core", "cores for 10,000/s"]
     table([*header, *(f"over {base}" for base in (RESIZED, USUAL))], rows)
     return match
 
 
 def remembering(options: argparse.Namespace, cores: list[int]) -> Match:
-    """The memory of the readers of both prepared sets, every 100 batches, one after the other."""
+    """The memory of a reader of each prepared set, one after the other, measured every 100 batches."""
     both = Match()
     rows = []
     for encoding in ("raw", "jpeg"):
         with Match() as match:
             enter(match, encoding, cores, "ours", str(prepared(options, encoding)), str(options.workers), "")
-            # Practice reads nothing, so that the first figure is that behind 100 batches.
+            # The warm-up reads nothing, so the first figure is the memory after 100 batches.
             play(match, [{}, *[{"batches": 100}] * (options.batches // 100)], f"memory, {encoding}")
         both.skipped |= match.skipped
         both.answers |= match.answers
@@ -275,13 +277,13 @@ def remembering(options: argparse.Namespace, cores: list[int]) -> Match:
                 figures = [answer[kind] for answer in answers]
                 row += [f"{figures[0] / 1e6:,.0f} to {figures[-1] / 1e6:,.0f} MB", slope(figures)]
             rows.append(row)
-    a_batch = "a batch, but for the first quarter"
-    table([f"{options.batches:,} batches from", "resident memory", a_batch, "of it anonymous", a_batch], rows)
+    growth = "growth per batch after the first quarter"
+    table([f"{options.batches:,} batches from", "resident memory", growth, "of which anonymous", growth], rows)
     return both
 
 
 def slope(bytes_: list[float]) -> str:
-    """Bytes a batch by least squares, and the standard error, behind the first quarter of figures 100 batches apart."""
+    """Growth per batch by least squares, with its standard error. `bytes_` are 100 batches apart; skips a quarter."""
     kept = bytes_[len(bytes_) // 4 :]
     at = [100 * number for number in range(len(kept))]
     line = linear_regression(at, kept)
@@ -291,35 +293,39 @@ def slope(bytes_: list[float]) -> str:
 
 
 def prepared(options: argparse.Namespace, encoding: str) -> Path:
-    """The data directory, which is made where it is missing."""
+    """The data directory, which is created if it does not exist."""
     directory = Path(f"{options.prepared or options.photos}-{encoding}")
     if not (directory / "meta.json").exists():
         command = [sys.executable, "-m", "alexnet_jax.prepare", str(options.photos / "folder"), str(directory)]
         if subprocess.run([*command, "--encoding", encoding], stdout=subprocess.DEVNULL).returncode:
-            fail(f"{directory} could not be made")
+            fail(f"{directory} could not be created")
     meta = json.loads((directory / "meta.json").read_text())
     if meta["splits"]["train"]["examples"] * SIZE * SIZE * 3 <= 1 << 30:
-        fail(f"{directory} is so small that it is decoded once and kept; make at least 6,000 photographs")
+        fail(f"{directory} is so small that it would be decoded once and kept in memory; make at least 6,000 images")
     return directory
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", type=Path, metavar="PHOTOS", help="what scripts/photographs.py made")
-    parser.add_argument("--torch-python", metavar="PYTHON", help="a Python that has torch and torchvision")
-    parser.add_argument("--prepared", metavar="DIR", help="the sets are DIR-raw and DIR-jpeg; by default PHOTOS-...")
-    parser.add_argument("--json", type=Path, default=Path("throughput.json"), help="where all figures go")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what is measured")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--files", type=int, default=300, help="prepared in a turn")
-    parser.add_argument("--seconds", type=float, default=6, help="that a turn of reading lasts at least")
-    parser.add_argument("--batches", type=int, default=2000, help="over which memory is watched")
-    parser.add_argument("--workers", type=int, default=0, help="of our pipeline, 0 for threads")
+    parser.add_argument("photos", type=Path, metavar="PHOTOS", help="the directory that benchmarks/photographs.py made")
+    parser.add_argument("--torch-python", metavar="PYTHON", help="a Python with torch and torchvision")
+    parser.add_argument(
+        "--prepared",
+        metavar="DIR",
+        help="use the prepared sets DIR-raw and DIR-jpeg; by default PHOTOS-raw and PHOTOS-jpeg",
+    )
+    parser.add_argument("--json", type=Path, default=Path("throughput.json"), help="file for all figures")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds that count, after one warm-up round")
+    parser.add_argument("--files", type=int, default=300, help="files to prepare in each turn")
+    parser.add_argument("--seconds", type=float, default=6, help="minimum length of a turn of reading")
+    parser.add_argument("--batches", type=int, default=2000, help="batches over which memory is measured")
+    parser.add_argument("--workers", type=int, default=0, help="worker processes of our pipeline; 0 for threads")
     options = parser.parse_args()
     if not (options.photos / "folder" / "train").is_dir():
-        fail(f"{options.photos} has no folder/train; make it with python scripts/photographs.py {options.photos}")
+        fail(f"{options.photos} has no folder/train; make it with python benchmarks/photographs.py {options.photos}")
     if options.rounds < 1 or options.files < 1 or options.batches < 400:
-        fail("--rounds and --files are at least 1, --batches at least 400")
+        fail("--rounds and --files must be at least 1, and --batches at least 400")
 
     cores = sorted(os.sched_getaffinity(0))[:2]
     about: dict[str, Any] = {"processor": processor()}
@@ -333,7 +339,7 @@ def main() -> None:
     about |= {"cores": len(cores), "versions": versions}
     options.json.write_text(json.dumps(about, indent=1) + "\n")
     said = [", ".join(f"{name} {version}" for name, version in of.items()) for of in versions]
-    print(f"\n{about['processor']}, {len(cores)} cores; rounds: {options.rounds}; {'; beside it '.join(said)}.")
+    print(f"\n{about['processor']}, {len(cores)} cores; rounds: {options.rounds}; {'; the other Python: '.join(said)}.")
 
 
 PARTS = {"preparing": preparing, "reading": reading, "memory": remembering}

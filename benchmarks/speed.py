@@ -1,4 +1,4 @@
-"""python -m alexnet_jax.benchmark: how fast this package is, beside PyTorch, plain JAX and onnxruntime."""
+"""python benchmarks/speed.py: how fast this package is, next to PyTorch, plain JAX and onnxruntime."""
 
 import json
 import shlex
@@ -17,30 +17,32 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from alexnet_jax import command_line, contestants
+from alexnet_jax import command_line
 from alexnet_jax.config import BadInput, Config
 from alexnet_jax.config.presets import preset
-from alexnet_jax.contestants import tables, whole_runs
-from alexnet_jax.contestants.task import Precision, Work, flops, task_config, write_task
-from alexnet_jax.contestants.turns import Match, processor, ratios, versions_in
 from alexnet_jax.data.records import cores
+from contestants import tables, whole_runs
+from contestants.task import Precision, Work, flops, task_config, write_task
+from contestants.turns import Match, processor, ratios, versions_in
 
 Kind = Literal["ours", "plain", "pytorch", "onnxruntime"]
 Part = Literal["speed", "startup", "result"]
 
-ROLES = Path(contestants.__file__).parent
+PROGRAM = "benchmarks/speed.py"
+ROLES = Path(__file__).parent / "contestants"
 KEPT = ", memory kept as ours"
 MACHINE, PLAIN, ONNX = "the machine", f"plain JAX {jax.__version__}", "onnxruntime"
-# Largest difference of a loss from the reference's, in units of the first.
+# The largest accepted difference between two losses, as a fraction of the reference's first loss.
 AGREE: dict[Precision, float] = {"float32": 1e-3, "tf32": 5e-3, "bfloat16": 1e-2}
 
 
 @dataclass(frozen=True)
 class Options:
-    """Times training steps and inference of this package beside PyTorch, plain JAX, onnxruntime and the machine itself.
+    """Times training and inference of this package next to PyTorch, plain JAX, onnxruntime and the machine itself.
 
-    Each is a process; they take turns, round by round, and ratios are taken within a round. Who computes another loss
-    is struck out. Then: how long a command takes to start, and to reach a given error of `fashion`.
+    Each contestant is a process. They take turns, round by round, and ratios are taken within a round. A contestant
+    whose loss differs is disqualified. After that: how long a command takes to start, and how long `fashion` takes to
+    reach a given error.
     """
 
     presets: tuple[str, ...] = ("cuda_convnet", "one_weird_trick", "fashion", "tutorial")
@@ -48,31 +50,31 @@ class Options:
     batches: tuple[int, ...] = (1, 32, 128)
     work: tuple[Work, ...] = ("train", "infer")
     rounds: int = 5
-    """rounds that count, behind one of practice; start-up is measured as often"""
+    """rounds that count, after one warm-up round; also how often start-up is measured"""
     seconds: float = 2.0
-    """that a turn lasts about, and at least one step"""
+    """approximate length of a turn; a turn is at least one step"""
     precision: Precision = "float32"
-    """bfloat16: of the layers, with parameters in float32"""
+    """bfloat16 applies to the layers; parameters stay float32"""
     torch_python: str = sys.executable
-    """a Python that has torch and NumPy"""
+    """a Python with PyTorch and NumPy"""
     also_python: tuple[str, ...] = ()
-    """further Pythons that have this package, and perhaps another JAX"""
+    """more Pythons that have this package, with other versions of JAX"""
     only: tuple[Kind, ...] = get_args(Kind)
-    """contestants"""
+    """which contestants take part"""
     parts: tuple[Part, ...] = get_args(Part)
-    """what is measured"""
+    """what to measure"""
     target: float = 0.14
-    """one-crop validation error of fashion, as a fraction, that the part `result` waits for"""
+    """the part `result` waits until the one-crop validation error of fashion, a fraction, is this low"""
     seeds: int = 3
-    """runs of the part `result`"""
+    """number of runs in the part `result`"""
     out: Path = Path("benchmark")
-    """the figures go to OUT.json, their tables to OUT.md"""
+    """figures are written to OUT.json, tables to OUT.md"""
 
 
 def enter_all(match: Match, options: Options, directory: Path, config: Config, work: Work) -> None:
-    """Everybody who is asked for; who cannot take part is among `match.skipped`."""
+    """Enters the requested contestants. Those that cannot take part are listed in `match.skipped`."""
 
-    # What `command_line.keep_memory` does for our commands.
+    # The same settings that `command_line.keep_memory` makes for our commands.
     kept = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_ARENA_MAX": "1"}
 
     def enter(
@@ -83,7 +85,7 @@ def enter_all(match: Match, options: Options, directory: Path, config: Config, w
         devices: int = 1,
         memory: dict[str, str] | None = None,
     ) -> None:
-        # On a GPU, others need memory, too.
+        # On a GPU the other contestants need memory, too.
         environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "JAX_NUM_CPU_DEVICES": str(devices)} | (memory or {})
         match.enter(name, ROLES / f"{role}.py", *arguments, python=python, environment=environment)
 
@@ -99,21 +101,21 @@ def enter_all(match: Match, options: Options, directory: Path, config: Config, w
         for layout in "NCHW", "NHWC":
             for mode in "eager", "compiled":
                 enter(f"PyTorch {layout} {mode}", "pytorch", str(directory), layout, mode, python=options.torch_python)
-        # Not what PyTorch does by itself, so no candidate for its best; it shows how much the setting makes.
+        # Not PyTorch's default, so it does not compete for PyTorch's best. It shows what the setting is worth.
         name = f"PyTorch NHWC compiled{KEPT}"
         enter(name, "pytorch", str(directory), "NHWC", "compiled", python=options.torch_python, memory=kept)
     if "onnxruntime" in options.only and work == "infer":
         if options.precision == "float32":
             enter(ONNX, "onnx_runtime", str(directory))
         else:
-            match.skipped[ONNX] = f"its graph is in float32, not in {options.precision}"
+            match.skipped[ONNX] = f"its graph is float32 only, not {options.precision}"
 
 
 def disagreement(losses: list[float], reference: list[float], name: str, tolerance: float) -> str | None:
-    """Why a contestant is struck out, if it is; `name` is the reference's."""
+    """Why a contestant is disqualified, or None. `name` is the name of the reference."""
     if all(abs(own - right) <= tolerance * reference[0] for own, right in zip(losses, reference, strict=True)):
         return None
-    return f"struck out: its losses are {_listed(losses)}, those of {name} {_listed(reference)}"
+    return f"disqualified: its losses are {_listed(losses)}, but those of {name} are {_listed(reference)}"
 
 
 def _listed(losses: list[float]) -> str:
@@ -121,9 +123,10 @@ def _listed(losses: list[float]) -> str:
 
 
 def play(match: Match, options: Options, tick: Callable[[], None]) -> dict[str, list[float]]:
-    """The check, the practice and the rounds. Returns the losses of the check.
+    """Plays the check, the warm-up round and the rounds that count. Returns the losses from the check.
 
-    Struck out is who computes elsewhere than the machine's figures are taken, or other losses than the first, us.
+    A contestant is disqualified if it runs on another kind of device than the machine's own figures come from, or if
+    its losses differ from those of the first contestant, which is this package.
     """
     answers = match.play(check=True)
     tick()
@@ -131,13 +134,13 @@ def play(match: Match, options: Options, tick: Callable[[], None]) -> dict[str, 
     for name, answer in list(answers.items()):
         place = place or answer["place"]
         if answer["place"] != place:
-            match.strike(name, f"it runs on the {answers.pop(name)['place']}, the others on the {place}")
+            match.drop(name, f"disqualified: it runs on the {answers.pop(name)['place']}, the others on the {place}")
     losses = {name: answer["losses"] for name, answer in answers.items()}
     first = next(iter(losses), "")
     for name, own in losses.items():
         reason = disagreement(own, losses[first], first, AGREE[options.precision])
         if reason:
-            match.strike(name, reason)
+            match.drop(name, reason)
     for number in range(options.rounds + 1):
         answers = match.play(seconds=options.seconds)
         tick()
@@ -151,7 +154,7 @@ def figures(values: list[float]) -> dict[str, Any]:
 
 
 def cell(options: Options, name: str, work: Work, batch: int, tick: Callable[[], None]) -> dict[str, Any]:
-    """One network, one kind of work, one size of batches: everybody's figures."""
+    """The figures of all contestants for one network, one kind of work and one batch size."""
     config = task_config(name, batch)
     with tempfile.TemporaryDirectory() as directory, Match() as match:
         write_task(Path(directory), config, work, options.precision, cores())
@@ -170,7 +173,7 @@ def cell(options: Options, name: str, work: Work, batch: int, tick: Callable[[],
     )
     of_contestants: dict[str, Any] = {}
     for who, speed in speeds.items():
-        plain = PLAIN if who.endswith(f"JAX {jax.__version__}") else ""  # the same JAX
+        plain = PLAIN if who.endswith(f"JAX {jax.__version__}") else ""  # only compare within one version of JAX
         bases = {"PyTorch's best": torch_best, "plain JAX": plain, "onnxruntime": ONNX}
         over = {base: ratios(speeds, who, found) for base, found in bases.items()}
         of_contestants[who] = {
@@ -201,32 +204,32 @@ def cell(options: Options, name: str, work: Work, batch: int, tick: Callable[[],
 
 
 def parse_options() -> Options:
-    options = command_line.parse(Options)
+    options = command_line.parse(Options, program=f"python {PROGRAM}")
     if min(options.rounds, options.seeds, *options.batches) < 1 or options.seconds <= 0:
-        raise BadInput("--rounds, --seeds and --batches are at least 1, --seconds more than 0")
+        raise BadInput("--rounds, --seeds and --batches must be at least 1, and --seconds more than 0")
     for name in options.presets:
         task_config(name, 1)
     versions = [jax.__version__]
     for python in options.also_python:
         versions.append(versions_in(python).get("jax", ""))
         if not versions[-1]:
-            raise BadInput(f"--also-python {python} is no Python that has JAX")
+            raise BadInput(f"--also-python {python} is not a Python with JAX")
         if versions[-1] in versions[:-1]:
-            raise BadInput(f"--also-python {python} has JAX {versions[-1]}, which another has, too; leave it out")
+            raise BadInput(f"--also-python {python} has JAX {versions[-1]}, as another Python does; leave it out")
     if not options.out.absolute().parent.is_dir():
-        raise BadInput(f"--out {options.out} is in no directory that is there; make {options.out.parent} first")
+        raise BadInput(f"--out {options.out}: there is no directory {options.out.parent}; create it first")
     return options
 
 
 class Report:
-    """Everything that is known so far, in OUT.json and OUT.md."""
+    """All figures so far, in OUT.json and OUT.md."""
 
     def __init__(self, options: Options) -> None:
         self._out = options.out
         self.saved = False
         pythons = dict.fromkeys((sys.executable, *options.also_python, options.torch_python))
         self.found: dict[str, Any] = {
-            "command": shlex.join(["python", "-m", "alexnet_jax.benchmark", *sys.argv[1:]]),
+            "command": shlex.join(["python", PROGRAM, *sys.argv[1:]]),
             "date": time.strftime("%Y-%m-%d"),
             "processor": processor(),
             "cores": cores(),
@@ -242,7 +245,7 @@ class Report:
 
 
 def measure(options: Options, report: Report, show: Progress) -> None:
-    """Everything that was asked for, saved as it comes."""
+    """Measures everything that was asked for, and saves after each part."""
     cells = [(name, work, batch) for name in options.presets for work in options.work for batch in options.batches]
     torch_python = options.torch_python if "torch" in report.found["versions"][options.torch_python] else None
     programs = 3 if torch_python else 2
@@ -264,23 +267,23 @@ def measure(options: Options, report: Report, show: Progress) -> None:
     if not torch_python:
         report.found["without_torch"] = f"{options.torch_python} has no PyTorch; give --torch-python"
     with tempfile.TemporaryDirectory() as name:
-        twins = Path(name)
+        inputs = Path(name)
         fashion = preset("fashion")
-        write_task(twins, fashion, "train", "float32", report.found["cores"])
-        whole_runs.write_pictures(twins, fashion)
+        write_task(inputs, fashion, "train", "float32", report.found["cores"])
+        whole_runs.write_pictures(inputs, fashion)
         if "startup" in options.parts:
             show.update(bar, description="start-up")
-            report.found["startup"] = whole_runs.start_up(options.rounds, torch_python, twins, tick)
+            report.found["startup"] = whole_runs.start_up(options.rounds, torch_python, inputs, tick)
             report.save()
         if "result" in options.parts:
-            show.update(bar, description=f"until an error of {options.target:g}")
-            times = whole_runs.time_to_result(options.target, options.seeds, torch_python, twins, tick)
+            show.update(bar, description=f"time to an error of {options.target:g}")
+            times = whole_runs.time_to_result(options.target, options.seeds, torch_python, inputs, tick)
             report.found["result"] = {"target": options.target, "times": times}
             report.save()
 
 
 def benchmark() -> None:
-    jax.config.update("jax_platforms", "cpu")  # of this process: accelerators are the contestants'
+    jax.config.update("jax_platforms", "cpu")  # this process leaves the accelerators to the contestants
     options = parse_options()
     report = Report(options)
     parts = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
@@ -288,7 +291,7 @@ def benchmark() -> None:
         with Progress(*parts, console=Console(stderr=True, highlight=False)) as show:
             measure(options, report, show)
     except KeyboardInterrupt:
-        kept = f"what was measured before is in {options.out}.json" if report.saved else "nothing was measured yet"
+        kept = f"the figures so far are in {options.out}.json" if report.saved else "nothing has been measured yet"
         print(f"Interrupted; {kept}.", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     print(tables.report(report.found))

@@ -1,9 +1,9 @@
 """Where the time of a training step goes, layer by layer, as JAX's profiler sees it.
 
-python scripts/profile_step.py [PRESET] [--batch 32]
+python benchmarks/profile_step.py [PRESET] [--batch 32]
 
-Shares are of the time that the compiled program's operations took, forward and back. On a CPU an operation that is
-shared by several threads counts once, so what runs on one thread looks larger than it is.
+Shares are of the total time of the compiled program's operations, forward and backward. On a CPU an operation that
+runs on several threads counts only once, so the share of single-threaded operations looks larger than it is.
 """
 
 import argparse
@@ -27,19 +27,19 @@ from alexnet_jax.training.progress import Progress
 from alexnet_jax.training.step import make_train_step, new_state
 
 STEPS = 5
-UNNAMED = "gradients by kernels and copies, which XLA leaves without a name"
+UNNAMED = "kernel gradients and copies, which XLA does not name"
 LAYER = re.compile(r"(?:conv|norm|pool|fc|local)\d|out(?=/)")
 
 
 def scopes(program: str) -> dict[str, str]:
-    """By an operation's name in the compiled program, the layer that it belongs to."""
+    """The layer of each operation in the compiled program, by the operation's name."""
     found = {}
     for line in program.splitlines():
         named = re.match(r"\s*(?:ROOT )?%?([\w.-]+) = ", line)
         if named:
             source = re.search(r'op_name="([^"]*)"', line)
             layers = LAYER.findall(source[1]) if source else []
-            found[named[1]] = layers[-1] if layers else "update and the rest" if source else UNNAMED
+            found[named[1]] = layers[-1] if layers else "update and other operations" if source else UNNAMED
     return found
 
 
@@ -64,7 +64,7 @@ def main() -> None:
             for _ in range(STEPS):
                 state = jax.block_until_ready(step(state, *rest)[0])
         trace = ProfileData.from_file(str(next(Path(directory).rglob("*.xplane.pb"))))
-    warnings.simplefilter("ignore", DeprecationWarning)  # how ProfileData is bound
+    warnings.simplefilter("ignore", DeprecationWarning)  # from the bindings of ProfileData
     took: Counter[str] = Counter()
     for plane in trace.planes:
         for line in plane.lines:
@@ -73,7 +73,10 @@ def main() -> None:
                 if name in layers:
                     took[layers[name]] += event.duration_ns
     table = Table(
-        "layer", "ms a step", "share", title=f"{options.preset}, batch {options.batch}, {jax.devices()[0].device_kind}"
+        "layer",
+        "ms per step",
+        "share",
+        title=f"{options.preset}, batch {options.batch}, {jax.devices()[0].device_kind}",
     )
     for layer, ns in sorted(took.items()):
         table.add_row(layer, f"{ns / STEPS / 1e6:.1f}", f"{ns / took.total():.1%}")
