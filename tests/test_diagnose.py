@@ -37,7 +37,8 @@ def test_a_healthy_preset_is_called_healthy(name: str) -> None:
 def test_weights_of_001_and_biases_of_1_are_found() -> None:
     found = examined(small_weights_and_biases_of_1(presets.preset("fashion")))
     said = verdict(found)
-    assert said.startswith("The pictures are lost on the way: behind conv4"), said
+    assert said.startswith("The network cannot tell the images apart: activations vary between images by only"), said
+    assert "of their size after conv4" in said
     assert "the loss stays near 2.303" in said
     assert found.losses[-1] == pytest.approx(math.log(10), abs=0.1), "it says what really happens"
 
@@ -52,7 +53,7 @@ def test_the_tutorials_std_of_1_is_found() -> None:
 def test_a_rate_ten_times_too_high_is_found() -> None:
     fashion = presets.preset("fashion")
     said = verdict(examined(replace(fashion, optim=replace(fashion.optim, rate=10 * fashion.optim.rate))))
-    assert said.startswith("The rate is too high"), said
+    assert said.startswith("The learning rate is too high"), said
 
 
 def layer(name: str, **changes: float) -> Layer:
@@ -70,36 +71,68 @@ def test_a_loss_that_stands_still_is_named() -> None:
     assert said.startswith("The loss hardly moves: 2.3030 to 2.3029")
 
 
+@pytest.mark.parametrize("std", [0.2, 1e-4])
+def test_a_layer_that_shrinks_its_activations_a_thousandfold_is_named(tiny: Config, std: float) -> None:
+    """And not with the std that keeps them. The loss falls in both."""
+    model = tiny.model.with_classes(10)
+    found = examined(replace(tiny, model=replace(model, conv4=replace(model.conv4, std=std))))
+    assert min(found.losses) < 0.99 * found.losses[0]
+    before, layer = found.layers[2:4]
+    shrinks = verdict(found).startswith(f"conv4 shrinks the activations by a factor of {before.size / layer.size:.0f}")
+    assert shrinks == (std == 1e-4), verdict(found)
+
+
+def test_a_layer_that_amplifies_its_activations_is_named() -> None:
+    layers = [layer("conv1"), layer("conv2", mean=30.0, std=40.0), layer("fc7", mean=5.0, std=4.0), layer("fc8", std=9)]
+    said = verdict(Diagnosis(layers, [2.3, 1.9], ("conv2", 0.1), None, math.log(10)))
+    assert said.startswith("conv2 amplifies the activations by a factor of 45: their root mean square is 1.1 after")
+    assert "smaller std" in said
+
+
+def test_pixels_and_logits_may_have_any_size() -> None:
+    layers = [layer("conv1", mean=1e-3, std=1e-3), layer("fc7", mean=1e-3, std=1e-3), layer("fc8", mean=0.0, std=1e-7)]
+    said = verdict(Diagnosis(layers, [2.3, 1.9], ("conv1", 0.1), None, math.log(10)))
+    assert said.startswith("Nothing is wrong here: the network tells the images apart, and the loss on them falls")
+
+
+@pytest.mark.parametrize(("name", "named"), [("conv2", True), ("fc8", False)])
+def test_a_first_update_that_overwrites_a_kernel_is_named_but_for_the_logits(name: str, named: bool) -> None:
+    layers = [layer(there, change=2.6 if there == name else 0.8) for there in ("conv1", "conv2", "fc8")]
+    said = verdict(Diagnosis(layers, [2.3, 1.9], ("conv1", 0.1), None, math.log(10)))
+    assert said.startswith("The first update is 260% of conv2's kernel") == named, said
+    assert said.startswith("Nothing is wrong here") != named
+
+
 def test_a_rate_that_makes_the_loss_explode_is_named_with_the_step() -> None:
     said = verdict(
         Diagnosis([layer("conv1"), layer("fc8")], [2.3, 9.0, 50.0, math.nan], ("conv1", 0.1), None, math.log(10))
     )
-    assert "the loss goes from 2.300 to 50 within 2 step(s)" in said
+    assert "the loss goes from 2.300 to 50 in 2 steps." in said
 
 
 def test_a_rate_that_kills_units_or_learns_less_than_a_tenth_of_it_is_named() -> None:
     layers = [layer("conv1"), layer("conv5"), layer("fc8")]
     said = verdict(Diagnosis(layers, [2.3, 2.2], ("conv5", 0.89), [2.3, 2.2], math.log(10)))
-    assert "silence conv5, of whose units 10% were dead before and 89% are behind them" in said
+    assert "silence conv5. 10% of its units were dead before them, 89% are dead after them" in said
     said = verdict(Diagnosis(layers, [2.3, 2.2], ("conv5", 0.3), [2.3, 1.5], math.log(10)))
-    assert "brings the loss from 2.300 to 2.200 at best, a tenth of it to 1.500" in said
+    assert "the loss falls from 2.300 to 2.200 at best. With a tenth of the rate it falls to 1.500" in said
 
 
-def test_a_layer_is_measured_behind_its_activation() -> None:
-    """conv1 of 2012 has its ReLU behind the pooling; Caffe's has it at once."""
-    seen = {name: diagnose.behind_activation(presets.preset(name).model) for name in ("cuda_convnet", "caffe")}
+def test_a_layer_is_measured_after_its_activation() -> None:
+    """conv1 of 2012 has its ReLU after the pooling; Caffe's has it at once."""
+    seen = {name: diagnose.after_activation(presets.preset(name).model) for name in ("cuda_convnet", "caffe")}
     assert seen["cuda_convnet"] == {
         "conv1": "pool1", "conv2": "conv2", "conv3": "conv3", "conv4": "conv4", "conv5": "pool5",
         "fc6": "fc6", "fc7": "fc7", "fc8": "fc8",
     }  # fmt: skip
     assert seen["caffe"]["conv1"] == "conv1"
-    assert list(diagnose.behind_activation(presets.preset("cifar_11pct").model))[-3:] == ["local3", "local4", "fc10"]
+    assert list(diagnose.after_activation(presets.preset("cifar_11pct").model))[-3:] == ["local3", "local4", "fc10"]
 
 
-def test_the_command_enlarges_the_embedded_pictures_where_a_network_reads_larger_ones() -> None:
+def test_the_command_enlarges_the_embedded_images_where_a_network_reads_larger_ones() -> None:
     ended = run_command("diagnose", "cifar")
     assert ended.code == 0, ended.err
-    assert "cifar on 32 enlarged embedded pictures of 36x36x3" in ended.out
+    assert "cifar on 32 enlarged embedded images of 36x36x3" in ended.out
     assert all(f"│ {layer} " in ended.out for layer in ("conv1", "conv2", "conv3", "fc10"))
     assert "Nothing is wrong here" in ended.out
     assert "there is no preset 'alexnet'" in run_command("diagnose", "alexnet").refused
