@@ -198,12 +198,12 @@ def test_a_picture_that_cannot_be_read_does_not_stop_the_others(run: Path, galle
     assert ended.code == 2
     assert [json.loads(line)["image"] for line in ended.out.splitlines()] == [str(paths[1]), str(paths[3])]
     first, second = ended.err.splitlines()
-    assert first.startswith(f"error: {paths[0]} is not a picture")
+    assert first.startswith(f"error: {paths[0]} is not an image")
     assert second.startswith(f"error: the image {paths[2]} cannot be read: ")
     good = answers(run_command("predict", run, paths[1], paths[3], "--json"))
     for a, b in zip(good, map(json.loads, ended.out.splitlines()), strict=True):
         np.testing.assert_allclose(probabilities(a), probabilities(b), rtol=1e-5)
-    assert run_command("predict", run, paths[0]).refused.startswith(f"error: {paths[0]} is not a picture")
+    assert run_command("predict", run, paths[0]).refused.startswith(f"error: {paths[0]} is not an image")
     shown = run_command("predict", run, *paths)
     assert (shown.code, shown.err) == (2, ended.err)
     assert str(paths[3]) in shown.out
