@@ -1,4 +1,4 @@
-"""Columns that never meet before the logits: model.columns_meet.
+"""Columns that never meet before the logits: model.meet.
 
     python -m alexnet_jax.train experiments/blind_columns.py
 
@@ -11,4 +11,4 @@ from dataclasses import replace
 from alexnet_jax import preset
 
 BASE = preset("fashion")
-CONFIG = replace(BASE, model=replace(BASE.model, columns_meet=False))
+CONFIG = replace(BASE, model=replace(BASE.model, meet=()))

@@ -20,6 +20,7 @@ from alexnet_jax.networks.columns import suitable_mesh
 BATCH = 8
 LABELS = np.arange(BATCH) % 3
 LAYOUTS = [(1, 2), (2, 2), (2, 1)]
+KEY = jax.random.key(2)
 
 
 @pytest.fixture(scope="module")
@@ -145,14 +146,43 @@ def test_the_program_itself_holds_as_many_collectives(tiny: Config, images: np.n
     assert over_column["reduce_scatter"] == 3
 
 
-def test_columns_that_never_meet_only_sum_their_logits(tiny: Config, images: np.ndarray) -> None:
-    model, mesh, key = replace(tiny.model, columns_meet=False), alexnet.make_mesh(1, 2), jax.random.key(0)
-    params = alexnet.init(model, key)
-    assert params["conv3"]["kernel"].shape == (3, 3, 4, 8)
-    spread = alexnet.shard(params, model, mesh)
-    forward = jax.jit(alexnet.forward(model, mesh))
-    assert collectives(forward.lower(spread, images).compile().as_text()) == {"all-reduce": 1}
-    np.testing.assert_allclose(alexnet.forward(model)(params, images), forward(spread, images), rtol=1e-5, atol=1e-5)
+MEETINGS: dict[str, tuple[Any, ...]] = {
+    "nowhere": (),
+    "late": ("conv5", "fc7"),
+    "everywhere": ("conv2", "conv3", "conv4", "conv5", "conv6", "fc6", "fc7"),
+}
+
+
+@pytest.mark.parametrize("meet", MEETINGS.values(), ids=MEETINGS.keys())
+def test_columns_meet_where_the_config_says_and_nowhere_else(
+    tiny: Config, images: np.ndarray, meet: tuple[Any, ...]
+) -> None:
+    """One gather for each meeting place, with six convolutions; each layer that meets reads all eight maps."""
+    model = replace(tiny.model, meet=meet, conv6=replace(tiny.model.conv4, kernels=8))
+    params = alexnet.init(model, jax.random.key(0))
+    for name in ("conv2", "conv3", "conv4", "conv5", "conv6"):
+        assert params[name]["kernel"].shape == (3, 3, 8 if name in meet else 4, 8), name
+    assert params["fc7"]["kernel"].shape == (16 if "fc7" in meet else 8, 16)
+    assert {row.layer for row in functional.describe(model) if row.reads == "all columns"} == {*meet, "fc8"}
+    here, there, key = make_side(replace(tiny, model=model), None), make_side(replace(tiny, model=model), (1, 2)), KEY
+    lowered = there.forward.lower(there.params, images)  # type: ignore[attr-defined]
+    expected = {"all-reduce": 1} | ({"all-gather": len(meet)} if meet else {})
+    assert collectives(lowered.compile().as_text()) == expected
+    loss, gradient = here.both(here.params, images, key)
+    loss_there, gradient_there = there.both(there.params, images, key)
+    assert float(loss) == pytest.approx(float(loss_there), rel=1e-5)
+    assert relative(gradient, gradient_there) < 1e-3
+
+
+def test_four_columns_on_four_and_two_devices_are_the_network_of_one(tiny: Config, images: np.ndarray) -> None:
+    four = replace(tiny, model=replace(tiny.model, columns=4, meet=("conv2", "fc6")))
+    here, key = make_side(four, None), KEY
+    loss, gradient = here.both(here.params, images, key)
+    for layout in ((1, 4), (2, 2), (1, 2)):
+        there = make_side(four, layout)
+        loss_there, gradient_there = there.both(there.params, images, key)
+        assert float(loss) == pytest.approx(float(loss_there), rel=1e-5)
+        assert relative(gradient, gradient_there) < 1e-3
 
 
 @pytest.mark.parametrize("layout", [None, (1, 2)])
@@ -299,15 +329,15 @@ def test_the_default_mesh_suits_the_machine(
     assert found == sizes
 
 
-def test_the_table_says_which_layers_read_all_columns(tiny: Config) -> None:
+def test_the_table_says_what_each_layer_reads(tiny: Config) -> None:
     def reads(model: Any) -> dict[str, str]:
         return {row.layer: row.reads for row in functional.describe(model)}
 
     own, every = "its own column", "all columns"
-    met = {"conv1": "the image", "conv2": own, "conv3": every, "conv4": own, "conv5": own}
-    assert reads(tiny.model) == met | {"fc6": every, "fc7": every, "fc8": every}
-    apart = replace(tiny.model, columns_meet=False)
-    assert reads(apart) == met | {"conv3": own, "fc6": own, "fc7": own, "fc8": every}
+    assert reads(tiny.model) == {
+        "conv1": "the image", "conv2": own, "conv3": every, "conv4": own, "conv5": own,
+        "fc6": every, "fc7": every, "fc8": every,
+    }  # fmt: skip
     assert set(reads(replace(tiny.model, columns=1)).values()) == {"the image", "everything"}
 
 

@@ -51,6 +51,15 @@ def test_rates_by_layer_that_were_an_object_are_read() -> None:
     assert from_json(old).optim.layer_rates == (("conv1", 0.01),)
 
 
+@pytest.mark.parametrize(("met", "meet"), [("true", ("conv3", "conv6", "fc6", "fc7")), ("false", ())])
+def test_runs_whose_columns_met_or_not_are_read(met: str, meet: tuple[str, ...]) -> None:
+    new = '"meet": [\n      "conv3",\n      "conv6",\n      "fc6",\n      "fc7"\n    ]'
+    assert new in to_json(Config())
+    model = from_json(to_json(Config()).replace(new, f'"columns_meet": {met}')).model
+    assert isinstance(model, ModelConfig)
+    assert model.meet == meet
+
+
 def test_sides_of_the_paper() -> None:
     sides = ModelConfig().sides()
     assert sides == {
@@ -68,6 +77,11 @@ def test_pooled_counts_a_ragged_last_window(side: int, expected: int) -> None:
     [
         ({"image_size": 6}, r"model.image_size 6 does not fit the network: conv1's 11x11 kernel reads a map of 6x6"),
         ({"dropout": 1.0}, "model.dropout is 1"),
+        (
+            {"meet": ("conv3", "fc8")},
+            "model.meet is conv3, fc8; name each of conv2, conv3, conv4, conv5, conv6, fc6, fc7",
+        ),
+        ({"meet": ("conv3", "conv3")}, "at most once"),
         ({"columns": 0}, "model.columns is 0"),
         ({"conv3": Conv(0, 3)}, "model.conv3.kernels is 0; give at least 1"),
         ({"image_size": 19, "ragged": ()}, "model.image_size 19 leaves pool2 a map of 1x1, smaller than its window"),

@@ -90,7 +90,7 @@ BAD_DATA = {
     "foreign": "has no meta.json, so it is not a prepared data directory",
     "not ours": "meta.json was not written by alexnet_jax.prepare",
     "nearly ours": "meta.json was not written by alexnet_jax.prepare",
-    "newer": "is in format 99, this version reads format 2",
+    "newer": "is in format 99, and this version reads format 2",
     "truncated": r"train-00000-of-00001.array_record has \d+ bytes instead of \d+",
     "a shard missing": "train-00000-of-00001.array_record has 0 bytes instead of",
     "a flipped record": "train-00000-of-00001.array_record is damaged, its checksum is wrong",

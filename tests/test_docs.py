@@ -10,6 +10,8 @@ run here says why in an HTML comment above it, which no reader of the page sees;
 
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -28,12 +30,17 @@ from alexnet_jax.config import PRESETS, flat
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PACKAGE = Path(alexnet_jax.__file__).parent
-PAGES = [ROOT / "README.md", *sorted(path for path in DOCS.glob("*.md") if path.name != "fidelity.md")]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "benchmarks" / "README.md",
+    *sorted(path for path in DOCS.glob("*.md") if path.name != "fidelity.md"),
+]
 FOLDERS = ("benchmarks", "docs", "examples", "experiments", "scripts", "src", "tests")
+SCRIPTS = [f"benchmarks/{path.name}" for path in (ROOT / "benchmarks").glob("*.py")]
 NOT_RUN = "<!-- not run by a test: "
 PRINTED = "<!-- printed by the command above -->"
 
-pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).with_suffix("").as_posix())
 
 
 class Block(NamedTuple):
@@ -75,9 +82,11 @@ def commands(block: Block) -> list[list[str]]:
 
 
 def ours(words: list[str]) -> tuple[str, list[str]] | None:
-    """(NAME, ARGUMENTS) of `python -m alexnet_jax.NAME ARGUMENTS`, wherever in a line it stands."""
+    """(NAME, ARGUMENTS) of `python -m alexnet_jax.NAME ARGUMENTS` or of a script's, wherever in a line it stands."""
     for at, word in enumerate(words):
-        if word.startswith("alexnet_jax.") and words[at - 1] == "-m":
+        if (word.startswith("alexnet_jax.") and words[at - 1] == "-m") or (
+            word.startswith(FOLDERS) and word.endswith(".py") and words[at - 1] == "python"
+        ):
             arguments = words[at + 1 :]
             end = next((n for n, argument in enumerate(arguments) if argument.endswith(";")), len(arguments))
             return word.removeprefix("alexnet_jax."), [part.rstrip(";") for part in arguments[: end + 1]]
@@ -106,9 +115,10 @@ def test_a_page_does_what_it_says(page: Path, place: Path) -> None:
             (place / block.options["caption"]).write_text(block.code + "\n")
         elif block.kind == "bash" and block.run:
             for words in commands(block):
-                command = ours(words) if words[0] == "python" else None
-                assert command, f"{page.name}:{block.line}: neither run nor marked: {shlex.join(words)}"
-                ended = run_command(command[0], *command[1])
+                name, arguments = ours(words) or ("", [])
+                runs = words[0] == "python" and name in COMMANDS
+                assert runs, f"{page.name}:{block.line}: neither run nor marked: {shlex.join(words)}"
+                ended = run_command(name, *arguments)
                 assert ended.code == 0, f"{page.name}:{block.line}: {shlex.join(words)}\n{ended.err}"
                 printed = ended.out
         elif block.comment == PRINTED:
@@ -121,12 +131,15 @@ def test_a_page_does_what_it_says(page: Path, place: Path) -> None:
 
 @cache
 def options_of(name: str, *preset: str) -> set[str]:
-    """The options of a command, with their fields' defaults taken from a preset where it takes one."""
-    found = set()
-    for words in (["--help"], ["--help-all"]) if name in ("train", "diagnose") else (["--help"],):
-        ended = run_command(name, *preset, *words)
-        assert ended.code == 0, ended.err
-        found |= set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", ended.out))
+    """The options of a command, whose fields are those of a preset where it takes one, or of a script."""
+    if name not in COMMANDS:
+        ended = subprocess.run([sys.executable, ROOT / name, "--help"], capture_output=True, text=True, check=True)
+        said = ended.stdout
+    else:
+        helps = ("--help", "--help-all") if name in ("train", "diagnose") else ("--help",)
+        said = "".join(run_command(name, *preset, word).out for word in helps)
+    found = set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", said))
+    assert "--help" in found
     return found
 
 
@@ -140,7 +153,7 @@ def test_the_commands_that_a_page_names_exist(page: Path, place: Path) -> None:
         if block.kind != "bash":
             continue
         for name, arguments in filter(None, map(ours, commands(block))):
-            assert name in COMMANDS
+            assert name in COMMANDS or (ROOT / name).exists()
             recipe = [arguments[0]] if name in ("train", "diagnose") and arguments and arguments[0][0] != "-" else []
             if recipe:
                 named_config(recipe[0])
@@ -154,6 +167,9 @@ def test_what_a_page_names_exists(page: Path) -> None:
     code = re.findall(r"`([^`\n]+)`", prose(page))
     known = {option for name in COMMANDS for option in options_of(name)}
     known |= {option for preset in PRESETS for option in options_of("train", preset)}
+    known |= (
+        {option for script in SCRIPTS for option in options_of(script)} if page.parent.name == "benchmarks" else set()
+    )
     for text in code:
         for option in re.findall(r"(?<![\w-])--[a-z][\w.-]*\w", text):
             assert option in known or text.startswith(("pip ", "XLA_FLAGS")), text

@@ -252,17 +252,17 @@ def test_a_class_may_be_called_train(tmp_path: Path, unpacked: Path) -> None:
 
 def test_folders_that_cannot_be_a_set_are_refused(tmp_path: Path, unpacked: Path) -> None:
     src = as_folder(tmp_path / "src", *imagenet())
-    assert "val has the validation pictures; leave out --validation-fraction" in refused(src, unpacked, fraction=0.1)
+    assert "val has the validation images; leave out --validation-fraction" in refused(src, unpacked, fraction=0.1)
     (src / "train/empty").mkdir()
     assert "src/train/empty has no images" in refused(src, unpacked)
     (src / "train/empty").rmdir()
     put(src, {"val/other/a.png": b""})
-    assert "src/val has a class 'other', and" in refused(src, unpacked)
+    assert "src/val has a class 'other' that" in refused(src, unpacked)
     (src / "val").rename(src / "valid")
     put(src, {"validation/n01440764/a.png": b""})
     assert "has the folders validation and valid; keep one" in refused(src, unpacked)
     loose = put(tmp_path / "loose", {"train/a/1.png": b"", "val/1.png": b""})
-    assert "loose/val has no folders of pictures" in refused(loose, unpacked)
+    assert "loose/val has no folders of images" in refused(loose, unpacked)
     alone = put(tmp_path / "alone", {"train/a/1.png": b""})
     assert f"give {alone}/train instead" in refused(alone, unpacked)
     assert "has a folder val and no folder train" in refused(put(tmp_path / "val", {"val/a/1.png": b""}), unpacked)
@@ -387,7 +387,7 @@ def test_a_thousand_headers_of_long_names_are_damage(tmp_path: Path) -> None:
     about = tarfile.TarInfo("x" * 200)
     header = about.tobuf(tarfile.GNU_FORMAT)[:1024]
     (tmp_path / "a.tar").write_bytes(header * 1200 + bytes(1024))
-    with pytest.raises(BadInput, match=r"a.tar is no tar or damaged at byte 0"):
+    with pytest.raises(BadInput, match=r"a.tar is not a tar, or damaged at byte 0"):
         list(tar.members(tmp_path / "a.tar"))
 
 
@@ -405,7 +405,7 @@ def test_a_kit_that_ends_the_process_that_reads_it_is_damaged(tmp_path: Path, mo
     for dies in ("os.kill(os.getpid(), 11)", "sys.exit(1)", "print('[')"):
         (tmp_path / "dies.py").write_text(f"import os, sys; {dies}")
         monkeypatch.setattr(devkit, "_META_MAT", tmp_path / "dies.py")
-        with pytest.raises(BadInput, match=r"meta.mat in .* is damaged or not that of 2012; download it again"):
+        with pytest.raises(BadInput, match=r"meta.mat in .* is damaged or not from 2012; download it again"):
             devkit.read(tmp_path, 2012)
 
 
@@ -499,18 +499,18 @@ BAD_TARS = {
     "cut off in a header": "train.tar is truncated at byte 300",
     "cut off behind a file": "val.tar is truncated",
     "cut off inside": "n01440764.tar in .*train.tar is truncated",
-    "damaged": "n03126707.tar in .*train.tar is no tar or damaged at byte 512|n01440764.tar in",
+    "damaged": "n03126707.tar in .*train.tar is not a tar, or damaged at byte 512|n01440764.tar in",
     "a negative size": "val.tar is (truncated|not a tar, or damaged)",
     "another tar": "it is not the training tar",
-    "an unknown class": "n09999999.tar, a class that .*devkit.* does not know",
-    "an inner node": "n00001740.tar, a class that .*devkit.* does not know",
+    "an unknown class": "n09999999.tar, a class that .*devkit.* does not have",
+    "an inner node": "n00001740.tar, a class that .*devkit.* does not have",
     "an empty class": "n01440764.tar in .* has no images",
-    "a class not in training": "shows n03126707, a class that .*train.tar has no tar of",
-    "other counts": "has 1 pictures and the development kit tells the class of 5",
+    "a class not in training": "shows n03126707, a class without a tar in .*train.tar",
+    "other counts": "has 1 images and the development kit has classes for 5",
     "two years": "the tars of ILSVRC2012 and of ILSVRC2010",
     "a kit cut off": "devkit_t12.tar.gz cannot be read",
     "a kit without truth": "has no data/ILSVRC2012_validation_ground_truth.txt",
-    "a kit with other numbers": "lines that are no numbers of classes in meta.mat",
+    "a kit with other numbers": "lines that are not class numbers from meta.mat",
     "a kit with a damaged meta.mat": "meta.mat in .* is damaged",
 }
 
@@ -573,7 +573,7 @@ def test_parquet_columns_may_be_bytes_and_fine_labels_without_names(tmp_path: Pa
     for split in ("train", "val"):
         columns = {"img": [b"a", b"b"], "fine_label": pyarrow.array([0, 11 if split == "val" else 1], pyarrow.uint8())}
         parquet_file(tmp_path / f"src/{split}-0.parquet", {name: array for name, array in columns.items()})
-    assert "has 4 pictures and 12 classes" in refused(tmp_path / "src", unpacked)
+    assert "has 4 images and 12 classes" in refused(tmp_path / "src", unpacked)
     parquet_file(tmp_path / "src/val-0.parquet", {"img": [b"c"], "fine_label": [2]})
     found = find(tmp_path / "src", unpacked)
     assert found.classes == ["0", "1", "2"]
@@ -698,7 +698,7 @@ def test_idx_files_that_are_not_whole_are_refused(tmp_path: Path, unpacked: Path
     labels, pictures = src / "train-labels-idx1-ubyte", src / "train-images-idx3-ubyte"
     whole = labels.read_bytes()
     labels.write_bytes(whole[:-3])
-    assert "train-labels-idx1-ubyte holds 9 bytes, its header announces 12" in refused(src, unpacked)
+    assert "train-labels-idx1-ubyte holds 9 bytes, but its header announces 12" in refused(src, unpacked)
     labels.write_bytes(b"PK" + whole[2:])
     assert "is not an IDX file" in refused(src, unpacked)
     labels.unlink()
@@ -706,12 +706,12 @@ def test_idx_files_that_are_not_whole_are_refused(tmp_path: Path, unpacked: Path
     Path(f"{labels}.gz").write_bytes(gzip.compress(whole)[:-9])
     assert "cannot be read" in refused(src, unpacked)
     labels.write_bytes(idx_file(np.zeros(11, np.uint8)))
-    assert "has 12 pictures and there are 11 labels" in refused(src, unpacked)
+    assert "has 12 images and there are 11 labels" in refused(src, unpacked)
     labels.write_bytes(whole)
     pictures.write_bytes(idx_file(PICTURES_NHW)[:-1])
-    assert "train-images-idx3-ubyte holds 239 bytes, its header announces 240" in refused(src, unpacked)
+    assert "train-images-idx3-ubyte holds 239 bytes, but its header announces 240" in refused(src, unpacked)
     pictures.write_bytes(gzip.compress(idx_file(PICTURES_NHW)[:-1]))
-    assert "train-images-idx3-ubyte holds 239 bytes, its header announces 240" in refused(src, unpacked)
+    assert "train-images-idx3-ubyte holds 239 bytes, but its header announces 240" in refused(src, unpacked)
     pictures.write_bytes(idx_file(PICTURES_NHW.reshape(12, 5, 4)))
     assert "the images of train in" in refused(src, unpacked)
     pictures.write_bytes(idx_file(PICTURES_NHW[:0]))
@@ -731,12 +731,12 @@ def test_no_more_of_an_idx_file_is_unpacked_than_it_announces(tmp_path: Path, mo
         return read(file, size)
 
     monkeypatch.setattr(gzip.GzipFile, "read", reading)
-    with pytest.raises(BadInput, match="holds more bytes, its header announces 10: download it again"):
+    with pytest.raises(BadInput, match="holds more bytes, but its header announces 10; download it again"):
         idx.read(labels, 1)
     assert asked == [8, 11]
     # Nor is there room made for what never comes.
     labels.write_bytes(gzip.compress(bytes((0, 0, 8, 3)) + b"\xff" * 12 + b"x"))
-    with pytest.raises(BadInput, match="holds 1 bytes, its header announces"):
+    with pytest.raises(BadInput, match="holds 1 bytes, but its header announces"):
         idx.read(labels, 3)
 
 
@@ -889,7 +889,7 @@ def test_cifar_that_is_not_whole_is_refused(tmp_path: Path, unpacked: Path) -> N
     archive.write_bytes(damaged)
     assert f"{archive} cannot be read" in refused(src, unpacked)
     archive.write_bytes(packed("x", {name: data for name, data in binary.items() if name != "data_batch_4.bin"}))
-    assert f"{archive} has no data_batch_4.bin in it" in refused(src, unpacked)
+    assert f"{archive} does not contain data_batch_4.bin" in refused(src, unpacked)
     archive.write_bytes(packed("x", binary | {"data_batch_4.bin": binary["data_batch_4.bin"][:-1]}))
     assert "data_batch_4.bin in" in (words := refused(src, unpacked))
     assert "is truncated" in words
@@ -902,7 +902,9 @@ def test_cifar_that_is_not_whole_is_refused(tmp_path: Path, unpacked: Path) -> N
     put(src, {"cifar-100-python.tar.gz": b""})
     assert "has CIFAR-10 and CIFAR-100; give one of" in refused(src, unpacked)
     del python["data_batch_5"]
-    assert "has no data_batch_5; get the archive" in refused(put(tmp_path / "cifar-10-batches-py", python), unpacked)
+    assert "has no data_batch_5; download cifar-10-python.tar.gz again" in refused(
+        put(tmp_path / "cifar-10-batches-py", python), unpacked
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ recognition
@@ -920,7 +922,7 @@ def test_what_is_no_set_is_refused_with_what_would_be(tmp_path: Path, unpacked: 
         "ilsvrc": f"src has no {TRAIN}",
         "parquet": "src has no train-*.parquet",
         "idx": "src has no train-images-idx3-ubyte",
-        "cifar": "src has no cifar-10-binary.tar.gz",
+        "cifar": "src has none of cifar-10-binary.tar.gz",
     }.items():
         assert missing in refused(src, unpacked, kind=kind)
     assert not unpacked.exists()
@@ -932,7 +934,7 @@ def test_a_directory_of_several_sets_needs_a_word(tmp_path: Path, unpacked: Path
     put(src, {"prepared/sheet.png": photograph(1)})
     assert find(src, unpacked).kind == "ilsvrc"
     as_folder(src, *imagenet())
-    assert "several kinds, folder and ilsvrc; say with --from which is meant" in refused(src, unpacked)
+    assert "several kinds, folder and ilsvrc; choose one with --from" in refused(src, unpacked)
     assert told(find(src, unpacked, kind="folder")) == told(find(src, unpacked, kind="ilsvrc"))
 
 

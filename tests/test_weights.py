@@ -267,7 +267,7 @@ def test_caffemodel_with_another_setting_is_refused(
 ) -> None:
     net = NET | {layer: (NET[layer][0], settings)}
     layer = layer.replace("relu", "activation")
-    assert f" as {layer}'s {what}, and the preset caffe has " in refusal(
+    assert f" as {layer}'s {what}, where the preset caffe has " in refusal(
         caffemodel(tmp_path / "own.caffemodel", few, net, old)
     )
 
@@ -279,11 +279,11 @@ def test_caffemodel_of_another_network_is_refused(tmp_path: Path, few: tuple[Arr
     def refused(net: dict[str, tuple[str, dict[str, Fields]]], arrays: tuple[Arrays, Arrays] = few) -> str:
         return refusal(caffemodel(path, arrays, net, old))
 
-    assert "place of norm2 it has pool2 ('pool2')" in refused({name: NET[name] for name in NET if name != "norm2"})
-    assert "in the place of fc8 it has nothing" in refused({name: NET[name] for name in NET if name != "fc8"})
-    assert "in the place of nothing it has fc9 ('fc9')" in refused(NET | {"fc9": NET["fc8"]}, more(few, "fc9"))
+    assert "instead of norm2 it has pool2 ('pool2')" in refused({name: NET[name] for name in NET if name != "norm2"})
+    assert "instead of fc8 it has nothing" in refused({name: NET[name] for name in NET if name != "fc8"})
+    assert "instead of nothing it has fc9 ('fc9')" in refused(NET | {"fc9": NET["fc8"]}, more(few, "fc9"))
     assert "type 'Sigmoid' ('relu3')" in refused(NET | {"relu3": ("Sigmoid", {})}).replace("19", "'Sigmoid'")
-    assert "in the place of conv1 it has nothing" in refused({})
+    assert "instead of conv1 it has nothing" in refused({})
     kernels, biases = few
     assert "1 arrays of weights for 'conv4'" in refused(NET, (kernels, without(biases, "conv4")))
     assert "0 arrays of weights for 'fc7'" in refused(NET, (without(kernels, "fc7"), without(biases, "fc7")))
@@ -303,7 +303,7 @@ def test_caffemodel_that_is_none_is_refused(tmp_path: Path, few: tuple[Arrays, A
     path.write_bytes(message([(2, message([(1, message([(1, "conv1"), (2, "conv")]))]))]))
     assert "format of 2013" in refusal(path)
     path.write_text('name: "AlexNet"\nlayer { name: "data" }\n')
-    assert "damaged or no .caffemodel file" in refusal(path)
+    assert "damaged or not a .caffemodel file" in refusal(path)
     short = message(
         [(1, "conv1"), (2, "Convolution"), *[(7, message([(7, message([(1, varint(9))])), (5, b"1234")]))] * 2]
     )
@@ -428,7 +428,7 @@ def test_onnx_with_another_setting_is_refused(
     tmp_path: Path, few: tuple[Arrays, Arrays], output: str, name: str, value: object, what: str
 ) -> None:
     path = onnx_file(tmp_path / "own.onnx", few, lambda graph: set_attribute(graph, output, name, value))
-    assert f" as {what}, and the preset caffe has " in refusal(path)
+    assert f" as {what}, where the preset caffe has " in refusal(path)
 
 
 def test_onnx_of_another_network_is_refused(tmp_path: Path, few: tuple[Arrays, Arrays]) -> None:
@@ -449,7 +449,7 @@ def test_onnx_of_another_network_is_refused(tmp_path: Path, few: tuple[Arrays, A
         return edit
 
     assert "a node of type Sigmoid ('n9')" in refused(rename("r9", "Sigmoid"))
-    assert "in the place of activation3 it has conv4 ('n10')" in refused(rename("r9", "Identity"))
+    assert "instead of activation3 it has conv4 ('n10')" in refused(rename("r9", "Identity"))
     assert "[[1, 3, 224, 256]]" in refused(resize(1, 3, 224, 256))
     assert "[[1, 3, 0, 0]]" in refused(resize(1, 3, 0, 0))
     assert "[[1, 1, 224, 224]]" in refused(resize(1, 1, 224, 224))
@@ -464,7 +464,7 @@ def test_onnx_without_its_weights_is_refused(tmp_path: Path, few: tuple[Arrays, 
     assert "the weights 'conv1_w_0': a node of type ConstantOfShape makes them" in refusal(light)
     path = tmp_path / "none.onnx"
     path.write_bytes(b"no graph at all")
-    assert "damaged or no .onnx file" in refusal(path)
+    assert "damaged or not a .onnx file" in refusal(path)
 
 
 # ---------------------------------------------------------------------------------------------------- PyTorch
@@ -568,11 +568,13 @@ def test_state_dict_of_another_network_is_refused(tmp_path: Path, few: tuple[Arr
     vgg = {f"features.{number}.{what}": torch.zeros(2) for number in (0, 2, 5, 7, 10) for what in ("weight", "bias")}
     assert "not torchvision's alexnet, which has features.3.weight" in refusal(saved(path, vgg))
     deeper = state | {"features.12.weight": torch.zeros(2)}
-    assert "not torchvision's alexnet, which has no 'features.12.weight'" in refusal(saved(path, deeper))
+    assert "not torchvision's alexnet, which does not have 'features.12.weight'" in refusal(saved(path, deeper))
     assert "does not hold a dict of tensors" in refusal(saved(path, [1, 2]))
     assert "which has features.0.weight" in refusal(saved(path, {"state_dict": {}}))
     state["classifier.6.bias"] = torch.zeros(3, dtype=torch.bfloat16)
-    assert "'torch.BFloat16Storage'; FloatStorage, DoubleStorage, HalfStorage are read" in refusal(saved(path, state))
+    assert "'torch.BFloat16Storage'; only FloatStorage, DoubleStorage, HalfStorage can be read" in refusal(
+        saved(path, state)
+    )
 
 
 class Evil:
@@ -742,24 +744,22 @@ def test_another_shape_is_refused_by_its_layer(tmp_path: Path, few: tuple[Arrays
             found.to_params(replace(whole, **{what: arrays}))
         return str(refusal.value)
 
-    assert "conv2's kernel is 256x96x5x5 and the preset caffe asks for 256x48x5x5:" in refused(
+    assert "conv2's kernel is 256x96x5x5 and the preset caffe needs 256x48x5x5:" in refused(
         "conv2", "kernels", (256, 96, 5, 5)
     )
-    assert "fc6's kernel is 4096x6400 and the preset caffe asks for 4096x9216:" in refused(
-        "fc6", "kernels", (4096, 6400)
-    )
-    assert "conv3's bias is 256 and the preset caffe asks for 384:" in refused("conv3", "biases", (256,))
-    assert "fc8's kernel is a single number and the preset caffe asks for 1000x4096:" in refused("fc8", "kernels", ())
+    assert "fc6's kernel is 4096x6400 and the preset caffe needs 4096x9216:" in refused("fc6", "kernels", (4096, 6400))
+    assert "conv3's bias is 256 and the preset caffe needs 384:" in refused("conv3", "biases", (256,))
+    assert "fc8's kernel is a single number and the preset caffe needs 1000x4096:" in refused("fc8", "kernels", ())
     assert "conv1's kernel consists of int8" in refused("conv1", "kernels", CAFFE["conv1"], "int8")
     # The size of the picture decides what fc6 reads.
     wider = replace(whole, config=replace(whole.config, model=replace(model_of(whole), image_size=259)))
-    with pytest.raises(BadInput, match="fc6's kernel is 4096x9216 and the preset caffe asks for 4096x12544:"):
+    with pytest.raises(BadInput, match="fc6's kernel is 4096x9216 and the preset caffe needs 4096x12544:"):
         found.to_params(wider)
 
 
 def test_other_files_and_none_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "alexnet.h5"
-    assert refusal(path).endswith("files of weights end in .caffemodel, .onnx, .pth, .pt, .safetensors")
+    assert refusal(path).endswith("weights files end in .caffemodel, .onnx, .pth, .pt, .safetensors")
     assert "there is no file" in refusal(tmp_path / "alexnet.pth")
 
 

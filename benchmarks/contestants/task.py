@@ -38,8 +38,9 @@ def task_config(name: str, batch: int) -> Config:
         raise BadInput(
             f"{name} is a CIFAR-10 network, which the other programs do not implement; choose another preset"
         )
-    if not getattr(model, "columns_meet", True) or model.activation != "relu" or model.pool.kind != "max":
-        raise BadInput(f"{name}: the other programs implement only columns that meet, ReLU and max pooling")
+    elsewhere = isinstance(model, ModelConfig) and model.meet != ModelConfig().meet
+    if elsewhere or model.activation != "relu" or model.pool.kind != "max":
+        raise BadInput(f"{name}: the other programs implement only columns that meet as in 2012, ReLU and max pooling")
     # Activations of this fresh network are near 1. With the published alphas a wrong window would not show in the
     # losses. The time a norm takes does not depend on alpha.
     model = replace(model, lrn=replace(model.lrn, alpha=0.05))

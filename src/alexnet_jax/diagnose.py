@@ -199,12 +199,12 @@ def verdict(found: Diagnosis) -> str:
             f"biases."
         )
     # conv1 is not judged by a factor, as the scale of pixels is free, nor are the logits, which may well start small.
-    for before, layer in pairwise(hidden):
-        shrinks, factor = layer.size < before.size, max(layer.size / before.size, before.size / layer.size)
+    for read, layer in pairwise(hidden):
+        shrinks, factor = layer.size < read.size, max(layer.size / read.size, read.size / layer.size)
         if factor > GAIN:
             return (
                 f"{layer.name} {'shrinks' if shrinks else 'amplifies'} the activations by a factor of {factor:.0f}: "
-                f"their root mean square is {before.size:.2g} after {before.name} and {layer.size:.2g} after "
+                f"their root mean square is {read.size:.2g} after {read.name} and {layer.size:.2g} after "
                 f"{layer.name}. Gradients {'shrink' if shrinks else 'grow'} as much on the way back. "
                 f"Give {layer.name} a {'larger' if shrinks else 'smaller'} std, about {GOOD_STD}."
             )

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import jax
 
@@ -109,6 +109,10 @@ def check_activation(name: str) -> None:
         raise BadInput(f"model.activation is {name!r}; give one of jax.nn's {', '.join(activations())}")
 
 
+# Layers at which the columns may meet. All of them read the image in conv1, and all of them meet in the logits.
+Meeting = Literal["conv2", "conv3", "conv4", "conv5", "conv6", "fc6", "fc7"]
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The network of section 3.5, and networks that differ from it in a few choices."""
@@ -121,8 +125,8 @@ class ModelConfig:
     channels: int = 3
     columns: int = 2
     """number of columns; each has an equal share of every layer's kernels"""
-    columns_meet: bool = True
-    """whether conv3, conv6, fc6 and fc7 read all columns; otherwise the columns meet only in the logits"""
+    meet: tuple[Meeting, ...] = ("conv3", "conv6", "fc6", "fc7")
+    """layers that read all columns; the others read their own, and the logits are a sum over all columns"""
     activation: str = "relu"
     """a function of jax.nn that takes one array, such as relu, tanh, sigmoid or gelu (section 3.1)"""
     pool: Pool = Pool()
@@ -169,6 +173,11 @@ class ModelConfig:
         if self.columns < 1:
             raise BadInput(f"model.columns is {self.columns}; give at least 1")
         check_activation(self.activation)
+        unknown = [layer for layer in self.meet if layer not in get_args(Meeting)]
+        if unknown or len(set(self.meet)) < len(self.meet):
+            raise BadInput(
+                f"model.meet is {', '.join(self.meet)}; name each of {', '.join(get_args(Meeting))} at most once"
+            )
         if not 0 <= self.dropout < 1:
             raise BadInput(f"model.dropout is {self.dropout:g}; give at least 0 and less than 1")
         widths = {f"{name}.kernels": conv.kernels for name, conv in self.convs.items()}

@@ -42,6 +42,10 @@ def _build(kind: Any, value: Any, name: str) -> Any:
         return _tupled(value) if get_origin(kind) is tuple else value
     make: Any = kind
     types = get_type_hints(kind)
+    if "columns_meet" in value:  # older runs: at the layers of 2012, or nowhere
+        value = dict(value)
+        if not value.pop("columns_meet"):
+            value["meet"] = []
     for key in value:
         if key not in types:
             raise BadInput(f"{name + key} is not a field of a Config")

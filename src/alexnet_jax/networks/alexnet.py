@@ -27,13 +27,16 @@ class AlexNet(nn.Module):
     @nn.compact
     def __call__(self, images_BHWC: Array, draw: Draw | None = None) -> Activations:
         net, acts = self.config, Activations()
-        seen = 1 if net.columns_meet else self.here
 
-        def meet(x: Array) -> Array:
-            return columns.exchange(x, self.axis) if net.columns_meet else x
+        def meet(name: str, x: Array) -> tuple[Array, int]:
+            """What a layer reads, and in how many parts that do not mix: one where the columns meet."""
+            if name in net.meet:
+                return columns.exchange(x, self.axis), 1
+            return x, 1 if name == "conv1" else self.here  # every column reads the whole image
 
-        def conv(name: str, x: Array, blind: int) -> Array:
+        def conv(name: str, x: Array) -> Array:
             layer = getattr(net, name)
+            x, blind = meet(name, x)
             x = Convolution(layer, self.share, blind, name=name)(x)
             return follow(
                 name,
@@ -51,20 +54,21 @@ class AlexNet(nn.Module):
                 return x
             return dropout(x, net.dropout, net.dropout_scale, draw, salt=int(name[2:]) - 1)
 
-        def dense(name: str, x: Array, blind: int) -> Array:
-            x = FullyConnected(getattr(net, name), self.share, blind, name=name)(meet(drop(name, x)))
+        def dense(name: str, x: Array) -> Array:
+            x, blind = meet(name, drop(name, x))
+            x = FullyConnected(getattr(net, name), self.share, blind, name=name)(x)
             acts[name] = layers.activation(net.activation)(x)
             return acts[name]
 
-        x = conv("conv1", images_BHWC, blind=1)  # every column reads the whole image
-        x = conv("conv2", x, blind=self.here)
-        x = conv("conv3", meet(x), blind=seen)
-        x = conv("conv4", x, blind=self.here)
-        x = conv("conv5", x, blind=self.here)
+        x = conv("conv1", images_BHWC)
+        x = conv("conv2", x)
+        x = conv("conv3", x)  # the columns meet, unless the config says otherwise
+        x = conv("conv4", x)
+        x = conv("conv5", x)
         if net.conv6:
-            x = conv("conv6", meet(x), blind=seen)
-        x = dense("fc6", x, blind=seen)
-        x = dense("fc7", x, blind=seen)
+            x = conv("conv6", x)  # they meet
+        x = dense("fc6", x)  # they meet
+        x = dense("fc7", x)  # they meet
         acts["fc8"] = Logits(net.fc8, self.axis, name="fc8")(drop("fc8", x))
         return acts
 

@@ -108,7 +108,7 @@ def describe(model: Model) -> list[Row]:
     """The layers, in order, read off the shapes of the real arrays."""
     params = jax.eval_shape(partial(init, model), jax.random.key(0))
     acts = activation_shapes(model)
-    meeting = ("conv3", "conv6", "fc6", "fc7") if isinstance(model, ModelConfig) and model.columns_meet else ()
+    meeting = model.meet if isinstance(model, ModelConfig) else ()
     rows = []
     for layer in (name for name in acts if name in params):
         kernel, output = params[layer]["kernel"].shape, acts[layer].shape[1:]

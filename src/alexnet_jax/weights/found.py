@@ -91,7 +91,7 @@ def kernel_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 def groups(model: ModelConfig, layer: str) -> int:
     """The number of groups of a convolution: our columns, unless they meet there."""
-    return model.columns if layer in ("conv2", "conv4", "conv5") else 1
+    return 1 if layer == "conv1" or layer in model.meet else model.columns
 
 
 def needs(module: str, kind: str) -> ModuleType:
