@@ -15,6 +15,7 @@ import pytest
 import alexnet_jax as alexnet
 from alexnet_jax.config import BadInput, Config
 from alexnet_jax.networks import functional
+from alexnet_jax.networks.columns import suitable_mesh
 
 BATCH = 8
 LABELS = np.arange(BATCH) % 3
@@ -303,8 +304,41 @@ def test_what_does_not_fit_is_said(tiny: Config, images: np.ndarray) -> None:
         alexnet.forward(tiny.model, alexnet.make_mesh(2, 2))(params, images[:7])
     with pytest.raises(BadInput, match=r"needs 16 devices and there are 4 \(cpu\); set JAX_NUM_CPU_DEVICES=16"):
         alexnet.make_mesh(8, 2)
+    with pytest.raises(BadInput, match="a mesh of 0,2 is empty"):
+        alexnet.make_mesh(0, 2)
     with pytest.raises(BadInput, match=r"1 column\(s\) cannot be laid over 2 devices"):
         alexnet.forward(replace(tiny.model, columns=1), alexnet.make_mesh(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("backend", "devices", "sizes"),
+    [
+        ("cpu", 4, {1: (1, 1), 2: (1, 2), 4: (1, 1)}),
+        ("cpu", 1, {1: (1, 1), 2: (1, 1), 4: (1, 1)}),
+        ("gpu", 4, {1: (4, 1), 2: (2, 2), 4: (1, 1)}),
+        ("gpu", 1, {1: (1, 1), 2: (1, 1), 4: (1, 1)}),
+    ],
+)
+def test_the_default_mesh_suits_the_machine(
+    backend: str, devices: int, sizes: dict[int, tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CPU devices share the same cores, so more of them than columns would gain nothing."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
+    found = {columns: suitable_mesh(columns).devices.shape for columns in sizes}
+    assert found == sizes
+
+
+def test_the_table_says_what_each_layer_reads(tiny: Config) -> None:
+    def reads(model: Any) -> dict[str, str]:
+        return {row.layer: row.reads for row in functional.describe(model)}
+
+    own, every = "its own column", "all columns"
+    assert reads(tiny.model) == {
+        "conv1": "the image", "conv2": own, "conv3": every, "conv4": own, "conv5": own,
+        "fc6": every, "fc7": every, "fc8": every,
+    }  # fmt: skip
+    assert set(reads(replace(tiny.model, columns=1)).values()) == {"the image", "everything"}
 
 
 def test_lrn_across_columns_is_the_same_on_any_layout_and_not_that_of_the_columns(

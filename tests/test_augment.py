@@ -1,6 +1,7 @@
 """Crops, reflections, means and colour noise against plain slicing in NumPy."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -167,6 +168,38 @@ def test_the_ten_views_are_centre_corners_and_their_reflections() -> None:
         expected = centred[:, top : top + 7, left : left + 7]
         view = augment.test_view(images, jnp.int32(n), statistics(), data=QUIET, size=7)
         np.testing.assert_allclose(view, expected[:, :, ::-1] if n >= 5 else expected, atol=1e-3)
+
+
+def oblong() -> tuple[np.ndarray, augment.Statistics]:
+    """Images of 9 rows and 12 columns, and their mean."""
+    rng = np.random.default_rng(0)
+    mean = rng.uniform(0, 255, (9, 12, 3)).astype(np.float32)
+    return rng.integers(0, 256, (64, 9, 12, 3), np.uint8), statistics()._replace(mean_HWC=mean)
+
+
+@pytest.mark.parametrize("mean", ["pixel", "centre"])
+def test_images_need_not_be_square(mean: Any) -> None:
+    """Crops reach every row and every column; the ten views keep rows and columns apart."""
+    images, measured = oblong()
+    data = DataConfig(mean=mean, flip=False, scale=0.5, colour_noise="none")
+    centre = measured.mean_HWC[1:8, 2:9]
+    crops = [
+        {
+            (top, left, False): 0.5
+            * (crop - (centre if mean == "centre" else measured.mean_HWC[top : top + 7, left : left + 7]))
+            for top in range(3)
+            for left in range(6)
+            for crop in [image[top : top + 7, left : left + 7].astype(np.float32)]
+        }
+        for image in images
+    ]
+    seen = augment.training_view(images, jnp.arange(64), KEY, measured, jnp.float32(1), data=data, size=7)
+    places = [where(view, own) for view, own in zip(np.asarray(seen), crops, strict=True)]
+    assert {place[0] for place in places} == set(range(3))
+    assert {place[1] for place in places} == set(range(6))
+    for n, (top, left) in enumerate([(1, 2), (0, 0), (0, 5), (2, 0), (2, 5)]):
+        view = augment.test_view(images, jnp.int32(n), measured, data=data, size=7)
+        np.testing.assert_allclose(view, np.stack([own[top, left, False] for own in crops]), atol=1e-3)
 
 
 def test_a_picture_gets_the_same_view_on_any_layout() -> None:

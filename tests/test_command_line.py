@@ -11,7 +11,8 @@ import jax
 import pytest
 from conftest import CACHE, run_command
 
-from alexnet_jax.command_line import keep_compiled
+from alexnet_jax.command_line import keep_compiled, main, sizes_of
+from alexnet_jax.config import BadInput
 
 
 @pytest.fixture
@@ -89,3 +90,36 @@ print(touch() - touch())
         for how in ("kept", "not kept")
     }
     assert faults["kept"] < 100 < faults["not kept"]
+
+
+@pytest.mark.parametrize("text", ["2", "2,2,2", "two,2", "2,-1", "", "2,"])
+def test_a_mesh_is_two_sizes(text: str) -> None:
+    assert sizes_of("4, 2") == (4, 2)
+    with pytest.raises(BadInput, match=f"--mesh {text} is not D,C"):
+        sizes_of(text)
+
+
+def test_xla_s_own_flag_for_cpu_devices_takes_precedence() -> None:
+    code = """
+import jax
+from alexnet_jax.command_line import make_cpu_devices
+make_cpu_devices("4,1")
+print(jax.device_count())
+"""
+    bare = {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"}
+    for flags, count in (("--xla_force_host_platform_device_count=3", "3"), ("", "4")):
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=bare | {"XLA_FLAGS": flags}
+        )
+        assert done.stdout.strip() == count, done.stderr
+
+
+def test_only_an_error_of_a_file_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
+    def raises(error: OSError) -> None:
+        raise error
+
+    with pytest.raises(SystemExit):
+        main(lambda: raises(OSError(28, "No space left on device", "metrics.jsonl")))
+    assert capsys.readouterr().err == "error: metrics.jsonl: No space left on device\n"
+    with pytest.raises(OSError, match="a bug"):
+        main(lambda: raises(OSError("a bug")))

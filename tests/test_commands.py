@@ -185,7 +185,7 @@ def test_evaluate_counts_every_example_once(whole: tuple[Path, Ended], tiny_data
     probability = np.mean([jax.nn.softmax(forward(params, np.ascontiguousarray(view))) for view in views], axis=0)
     assert figures["top1_error"] == pytest.approx(np.mean(probability.argmax(1) != batch["label"]), abs=1e-6)
     loss = -np.log(probability[np.arange(21), batch["label"]]).mean()
-    assert figures["loss"] == pytest.approx(loss, rel=1e-3)
+    assert figures["loss"] == pytest.approx(loss, rel=1e-5), "ten crops and one differ by 3e-4 here"
 
 
 def test_evaluate_says_what_it_measured(whole: tuple[Path, Ended]) -> None:
@@ -279,6 +279,8 @@ def test_a_damaged_checkpoint_is_named(
     refused = train(tiny_file, tiny_data, run).refused
     assert str(latest) in refused
     assert "remove it to continue from the one before" in refused
+    (latest / "about" / "metadata").write_text('{"config": {}, "data": {}}')
+    assert f"the checkpoint {latest} cannot be read (KeyError: 'progress')" in train(tiny_file, tiny_data, run).refused
     (run / "checkpoints" / "latest" / "7").mkdir()
     assert "latest/7" in train(tiny_file, tiny_data, run).refused
 

@@ -1,5 +1,6 @@
 """Weights in and programs out, as the command's users meet them. The files' formats are judged in test_weights.py."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 from conftest import run_command
 
 import alexnet_jax as alexnet
+from alexnet_jax import convert
 from alexnet_jax.data import records
 from alexnet_jax.training.trained import trained
 
@@ -34,6 +36,14 @@ def test_stablehlo_is_the_network_with_its_weights_for_any_batch(run: Path, tiny
     expected = jax.nn.softmax(alexnet.forward(config.model)(params, padded))
     np.testing.assert_allclose(program.call(pictures), expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(program.call(pictures[:2]), expected[:2], rtol=1e-5, atol=1e-6)
+
+
+def test_stablehlo_computes_in_the_precision_of_the_run(run: Path) -> None:
+    pytest.importorskip("flatbuffers")
+    there = trained(run)
+    for precision, narrow in (("float32", False), ("bfloat16", True)):
+        program = convert.stablehlo(there._replace(config=replace(there.config, precision=precision)))
+        assert ("bf16" in jax.export.deserialize(bytearray(program)).mlir_module()) == narrow
 
 
 def test_what_cannot_be_converted_is_said(run: Path, tmp_path: Path) -> None:

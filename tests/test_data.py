@@ -140,6 +140,12 @@ def test_validation_counts_each_example_once(tiny_data: Path) -> None:
     assert [len(part["label"]) for part in parts] == [8, 8, 8]
     weight = np.concatenate([part["weight"] for part in parts])
     assert weight.tolist() == [1.0] * 21 + [0.0] * 3
+    expected = Records(tiny_data).gather(VALIDATION, np.arange(21))
+    for name, array in expected.items():
+        np.testing.assert_array_equal(np.concatenate([part[name] for part in parts])[:21], array)
+    there = list(pipeline.validation_batches(Records(tiny_data), 8, slice(2, 6)))
+    for part, own in zip(parts, there, strict=True):
+        assert all(np.array_equal(part[name][2:6], own[name]) for name in part), "another host's rows"
 
 
 def test_what_an_interrupted_write_leaves_is_not_taken_for_a_set(tmp_path: Path, tiny_data: Path) -> None:

@@ -1,7 +1,10 @@
 """A whole run in one call, with the config's parts and with the caller's own."""
 
 import json
+import os
 import runpy
+import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +20,9 @@ from conftest import run_command
 import alexnet_jax as alexnet
 from alexnet_jax.config import BadInput, Config, Schedule
 from alexnet_jax.networks import columns
+from alexnet_jax.training import checkpoint
+from alexnet_jax.training.meter import Meter
+from alexnet_jax.training.step import make_train_step
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 
@@ -75,6 +81,143 @@ def test_it_refuses_as_the_command_does(fitted: Any, tiny: Config, tiny_data: Pa
     with pytest.raises(BadInput, match="there is no data directory"):
         alexnet.fit(tiny, tmp_path / "run", tmp_path / "nothing", progress=False)
     assert not (tmp_path / "run").exists()
+
+
+# --------------------------------------------------------------------------------------------------------- the loop
+
+
+def linear_fit(config: Config, path: Path, data: Path, steps: int | None = None, **more: Any) -> Any:
+    """A run of a network that compiles at once."""
+    return alexnet.fit(
+        plain(config), path, data, steps=steps, init=linear_init, forward=linear, log_every=1, progress=False, **more
+    )
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The arguments of every training step that is taken."""
+    calls: list[dict[str, Any]] = []
+
+    def make(*parts: Any) -> Any:
+        step = make_train_step(*parts)
+
+        def watched(state: Any, images: Any, label: Any, key: Any, rates: Any, noise: Any) -> Any:
+            kernel = np.array(state.params["deep"]["er"]["kernel"])
+            calls.append({"kernel": kernel, "images": np.array(images), "key": key, "rates": rates, "noise": noise})
+            return step(state, images, label, key, rates, noise)
+
+        return watched
+
+    monkeypatch.setattr("alexnet_jax.training.fit.make_train_step", make)
+    return calls
+
+
+def test_each_step_has_the_rates_and_the_noise_of_its_epoch(
+    tiny: Config, tiny_data: Path, tmp_path: Path, taken: list[dict[str, Any]]
+) -> None:
+    """Eight of 44 images a step, so that epoch 2 begins with step 11."""
+    optim = replace(tiny.optim, schedule=Schedule("steps", epochs=(1.0,)), freeze_conv1=2.0)
+    data = replace(tiny.data, colour_noise="stdev", colour_noise_until=2.0)
+    linear_fit(replace(tiny, optim=optim, data=data), tmp_path / "run", tiny_data, 13)
+    assert [call["noise"] for call in taken] == [1.0] * 11 + [0.0] * 2
+    assert [call["rates"].conv1 for call in taken] == [1.0] * 11 + [0.0] * 2
+    weights = [call["rates"].weights / optim.rate for call in taken]
+    assert weights == pytest.approx([1.0] * 6 + [0.1] * 7), "the first step of epoch 1 is step 6"
+
+
+def test_the_seed_decides_weights_order_and_every_draw(
+    tiny: Config, tiny_data: Path, tmp_path: Path, taken: list[dict[str, Any]]
+) -> None:
+    for seed in (0, 1):
+        linear_fit(replace(tiny, seed=seed), tmp_path / str(seed), tiny_data, 1)
+    first, other = taken
+    assert not np.isclose(first["kernel"], other["kernel"]).any()
+    assert not np.array_equal(first["images"], other["images"])
+    assert not np.array_equal(*(jax.random.key_data(call["key"]) for call in taken))
+
+
+def test_validation_decides_the_best_checkpoint_and_each_plateau(
+    tiny: Config, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three epochs and a half: four validations, and the last step's with ten crops."""
+    errors, crops_seen = iter([0.5, 0.2, 0.4, 0.3, 0.1]), []
+
+    def measure(_: Any, params: Any, crops: int) -> dict[str, float]:
+        crops_seen.append(crops)
+        return {"loss": 1.0, "top1_error": next(errors), "top5_error": 0.5 / len(crops_seen)}
+
+    monkeypatch.setattr(Meter, "measure", measure)
+    schedules = {"schedule": Schedule("plateau", patience=1), "bias_schedule": Schedule("plateau", patience=2)}
+    optim = replace(tiny.optim, epochs=3.5, **schedules)
+    run = linear_fit(replace(tiny, optim=optim), tmp_path / "run", tiny_data)
+    validated = [line for line in run.metrics if any(name.startswith("validation") for name in line)]
+    assert [line["step"] for line in validated] == [6, 11, 17, 20, 20]
+    assert crops_seen == [1, 1, 1, 1, 10]
+    assert [path.name for path in (run.path / "checkpoints" / "best").iterdir()] == ["11"]
+    progress = checkpoint.find(run.path).progress
+    assert progress["best_error"] == 0.2
+    assert (progress["weights"]["drops"], progress["biases"]["drops"]) == (2, 1)
+    rates = {line["step"]: line["learning_rate"] for line in run.metrics if "learning_rate" in line}
+    assert (rates[17], rates[18]) == pytest.approx((optim.rate, optim.rate / 10))
+
+
+def latest(run: Path) -> set[str]:
+    return {path.name for path in (run / "checkpoints" / "latest").iterdir()}
+
+
+def test_a_run_continues_from_the_checkpoint_before_the_latest(
+    fitted: Any, tiny: Config, tiny_data: Path, tmp_path: Path
+) -> None:
+    """If the latest is removed, as the message about a damaged one advises. Step 6 is the best, and comes twice."""
+    mesh, run = alexnet.make_mesh(1, 2), tmp_path / "run"
+    for steps in (5, 6):
+        alexnet.fit(tiny, run, tiny_data, mesh, steps, log_every=4, progress=False)
+    assert latest(run) == {"5", "6"}
+    assert [path.name for path in (run / "checkpoints" / "best").iterdir()] == ["6"]
+    shutil.rmtree(run / "checkpoints" / "latest" / "6")
+    again = alexnet.fit(tiny, run, tiny_data, mesh, 8, log_every=4, progress=False)
+    assert same(again.params, fitted.params)
+    assert [line["step"] for line in again.metrics] == [4, 6, 8]
+
+
+def test_checkpoints_are_minutes_apart(
+    tiny: Config, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, seconds = checkpoint.ContinuousCheckpointingPolicy, []
+
+    def watched(minimum_interval_secs: int) -> Any:
+        seconds.append(minimum_interval_secs)
+        return policy(minimum_interval_secs=minimum_interval_secs)
+
+    monkeypatch.setattr(checkpoint, "ContinuousCheckpointingPolicy", watched)
+    linear_fit(tiny, tmp_path / "run", tiny_data, 4, save_minutes=30.0)
+    assert seconds == [1800]
+    assert latest(tmp_path / "run") == {"1", "4"}, "the first step's, and the last one's"
+
+
+@pytest.mark.parametrize(("number", "ends"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_signal_saves_the_step_that_it_meets(
+    tiny: Config, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, ends: Any
+) -> None:
+    """However long ago the last checkpoint was; afterwards the signal means what it meant before."""
+    before = signal.getsignal(number)
+
+    def make(*parts: Any) -> Any:
+        step = make_train_step(*parts)
+
+        def interrupted(state: Any, *rest: Any) -> Any:
+            if int(state.step) == 2:
+                os.kill(os.getpid(), number)
+            return step(state, *rest)
+
+        return interrupted
+
+    monkeypatch.setattr("alexnet_jax.training.fit.make_train_step", make)
+    with pytest.raises(ends) as raised:
+        linear_fit(tiny, tmp_path / "run", tiny_data, 9, save_minutes=30.0)
+    assert number != signal.SIGTERM or raised.value.code == 143
+    assert latest(tmp_path / "run") == {"1", "3"}
+    assert signal.getsignal(number) is before
 
 
 # -------------------------------------------------------------------------------------------------------- own parts

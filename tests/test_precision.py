@@ -90,6 +90,14 @@ def test_a_biass_gradient_loses_nothing_in_a_long_sum() -> None:
     assert float(gradient.sum()) == 16**3
 
 
+def test_biases_are_added_in_float32(tiny: Config, images: np.ndarray) -> None:
+    """Logits of nothing but biases that bfloat16 does not have."""
+    params = jax.tree.map(jnp.zeros_like, alexnet.init(tiny.model, jax.random.key(0)))
+    params["fc8"]["bias"] += 1.001
+    assert float(jnp.asarray(1.001, jnp.bfloat16)) == 1.0
+    np.testing.assert_allclose(alexnet.forward(tiny.model, precision="bfloat16")(params, images), 1.001, rtol=1e-6)
+
+
 def test_a_run_in_bfloat16_learns_and_keeps_float32(tiny_file: Path, tiny_data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = (

@@ -18,6 +18,7 @@ from PIL import Image
 import alexnet_jax as alexnet
 from alexnet_jax.data import augment, records
 from alexnet_jax.data.pictures import open_picture
+from alexnet_jax.predict import top5
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,18 @@ def test_probabilities_are_the_networks(run: Path, tiny_data: Path, gallery: Pat
     assert len({tuple(probabilities(answer)) for answer in found}) == len(ORDER), (
         "pictures that the network tells apart"
     )
+
+
+def test_the_top_five_are_five_and_the_first_of_equals_comes_first() -> None:
+    guesses = top5(np.array([0.1, 0.2, 0.2, 0.05, 0.3, 0.15], np.float32), "abcdef")
+    assert [(guess["class"], guess["number"]) for guess in guesses] == [
+        ("e", 4),
+        ("b", 1),
+        ("c", 2),
+        ("f", 5),
+        ("a", 0),
+    ]
+    assert [guess["probability"] for guess in guesses] == pytest.approx([0.3, 0.2, 0.2, 0.15, 0.1])
 
 
 def test_ten_crops_are_the_default_and_not_one(run: Path, gallery: Path) -> None:
@@ -198,12 +211,12 @@ def test_a_picture_that_cannot_be_read_does_not_stop_the_others(run: Path, galle
     assert ended.code == 2
     assert [json.loads(line)["image"] for line in ended.out.splitlines()] == [str(paths[1]), str(paths[3])]
     first, second = ended.err.splitlines()
-    assert first.startswith(f"error: {paths[0]} is not a picture")
+    assert first.startswith(f"error: {paths[0]} is not an image")
     assert second.startswith(f"error: the image {paths[2]} cannot be read: ")
     good = answers(run_command("predict", run, paths[1], paths[3], "--json"))
     for a, b in zip(good, map(json.loads, ended.out.splitlines()), strict=True):
         np.testing.assert_allclose(probabilities(a), probabilities(b), rtol=1e-5)
-    assert run_command("predict", run, paths[0]).refused.startswith(f"error: {paths[0]} is not a picture")
+    assert run_command("predict", run, paths[0]).refused.startswith(f"error: {paths[0]} is not an image")
     shown = run_command("predict", run, *paths)
     assert (shown.code, shown.err) == (2, ended.err)
     assert str(paths[3]) in shown.out

@@ -131,7 +131,7 @@ def test_the_pictures_become_what_is_asked_for(folder: Path, tmp_path: Path) -> 
 
 def test_one_folder_is_split(folder: Path, tmp_path: Path) -> None:
     done = prepare(folder / "train", tmp_path / "set", *SMALL, "--validation-fraction", 0.25)
-    assert "27 training and 9 validation pictures" in done.out
+    assert "27 training and 9 validation images" in done.out
     everything = names_in(tmp_path / "set", TRAIN) + names_in(tmp_path / "set", VALIDATION)
     assert len(set(everything)) == TRAINING
     assert Records(tmp_path / "set").meta["splits"][VALIDATION]["per_class"] == [3, 3, 3]
@@ -213,7 +213,7 @@ def test_train_refuses_what_is_not_whole_and_says_how_to_go_on(
         with pytest.raises(Died):
             prepare(folder, tmp_path / "set", *SMALL)
     refused = run_command("train", "--data", tmp_path / "set", "--workdir", tmp_path / "run").refused
-    assert f"{tmp_path}/set is incomplete, 2 of its 5 shards are there; go on with" in refused
+    assert f"{tmp_path}/set is incomplete, with 2 of its 5 shards; continue with" in refused
     assert f"python -m alexnet_jax.prepare {folder} {tmp_path}/set --size 16 --shards 4 --workers 1" in refused
     assert not (tmp_path / "run").exists()
 
@@ -369,12 +369,12 @@ def broken(folder: Path, tmp_path: Path) -> Path:
 def test_pictures_that_cannot_be_read_are_listed_with_their_reason(broken: Path, tmp_path: Path) -> None:
     directory = tmp_path / "set"
     refused = prepare(broken, directory, *SMALL).refused
-    assert "4 of 46 pictures cannot be read, more than --max-rejected 0.01 allows" in refused
+    assert "4 of 46 images cannot be read, more than --max-rejected 0.01 allows" in refused
     assert f"{directory}/rejected.tsv lists them" in refused
     assert "is incomplete" in run_command("train", "--data", directory, "--workdir", tmp_path / "run").refused
     done = prepare(broken, directory, *SMALL, "--max-rejected", 0.1)  # takes no second look at any picture
     assert done.code == 0, done
-    assert "4 of 46 pictures could not be read and were left out" in done.out
+    assert "4 of 46 images could not be read and were left out" in done.out
     rows = [line.split("\t") for line in (directory / "rejected.tsv").read_text().splitlines()]
     assert [row[:2] for row in rows] == [
         ["split", "name"], ["train", "ant/cut.jpg"], ["train", "ant/empty.jpg"], ["train", "ant/page.jpg"],
@@ -389,12 +389,12 @@ def test_pictures_that_cannot_be_read_are_listed_with_their_reason(broken: Path,
 
 def test_what_has_been_mended_is_taken(broken: Path, folder: Path, made: Path, tmp_path: Path) -> None:
     directory = tmp_path / "set"
-    assert "4 of 46 pictures cannot be read" in prepare(broken, directory, *SMALL).refused
+    assert "4 of 46 images cannot be read" in prepare(broken, directory, *SMALL).refused
     good = (folder / "train" / "bee" / "train_001.JPEG").read_bytes()
     for name in ("train/ant/empty.jpg", "train/ant/cut.jpg", "train/ant/page.jpg"):
         (broken / name).write_bytes(good)
     done = prepare(broken, directory, *SMALL, "--max-rejected", 0.03)
-    assert "1 of 46 pictures could not be read" in done.out
+    assert "1 of 46 images could not be read" in done.out
     assert Records(directory).examples(TRAIN) == TRAINING + 3
 
 
@@ -411,7 +411,7 @@ def test_shards_and_splits_without_a_readable_picture(folder: Path, tmp_path: Pa
     assert run_command("prepare", "--verify", tmp_path / "set").code == 0
     for path in (source / "val").rglob("*.JPEG"):
         path.write_bytes(b"")
-    assert "no validation picture can be read" in prepare(source, tmp_path / "other", *one_a_shard).refused
+    assert "no validation image can be read" in prepare(source, tmp_path / "other", *one_a_shard).refused
 
 
 def test_pictures_of_every_kind_come_out_right(tmp_path: Path) -> None:
@@ -444,7 +444,7 @@ def test_pictures_of_every_kind_come_out_right(tmp_path: Path) -> None:
 
 
 def test_verify_finds_and_names_one_flipped_byte(made: Path, tmp_path: Path) -> None:
-    assert "is whole: 42 records in 9 files" in run_command("prepare", "--verify", made).out
+    assert "is complete and undamaged: 42 records in 9 files" in run_command("prepare", "--verify", made).out
     rng = np.random.default_rng(0)
     for file in sorted(path.name for path in made.iterdir()):
         for _ in range(3):

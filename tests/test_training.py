@@ -54,6 +54,7 @@ def test_a_layer_without_a_rate_stands_still_momentum_and_all() -> None:
     assert float(params["conv1"]["kernel"][0]) == float(params["conv1"]["bias"][0]) == 1.0
     assert float(velocity["conv1"]["kernel"][0]) == 0.0
     assert float(velocity["fc8"]["kernel"][0]) == pytest.approx(0.27 - 0.05 * (1 + 0.0005))
+    assert float(velocity["fc8"]["bias"][0]) == pytest.approx(0.27 - 0.05 * (1 + 0.0005))
 
 
 def test_a_layer_may_have_its_own_decay() -> None:
@@ -62,11 +63,15 @@ def test_a_layer_may_have_its_own_decay() -> None:
     assert float(velocity["fc8"]["kernel"][0]) == float(change["fc8"]["kernel"][0]) == pytest.approx(-0.1 * 0.5 * 2)
     assert float(velocity["conv1"]["kernel"][0]) == pytest.approx(-0.1 * 0.0005 * 2)
     assert float(velocity["fc8"]["bias"][0]) == 0
+    both = replace(config, decay_biases=True)
+    _, velocity, _ = update(both, tree(2.0), tree(0.0), tree(0.0), Rates(0.1, 0.1, 1.0))
+    assert float(velocity["fc8"]["bias"][0]) == pytest.approx(-0.1 * 0.5 * 2)
 
 
-def test_a_layer_that_is_not_there_is_named() -> None:
-    config = OptimConfig(layer_rates=(("conv9", 0.5),))
-    with pytest.raises(BadInput, match=r"optim.layer_rates names 'conv9'; the network's layers are conv1, fc8"):
+@pytest.mark.parametrize("field", ["layer_rates", "layer_decays"])
+def test_a_layer_that_is_not_there_is_named(field: str) -> None:
+    config = OptimConfig(**{field: (("conv9", 0.5),)})  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match=rf"optim.{field} names 'conv9'; the network's layers are conv1, fc8"):
         check_layers(config, tree(2.0))
 
 
@@ -83,6 +88,20 @@ def test_three_adam_updates_equal_arithmetic_by_hand() -> None:
         if t == 1:
             assert w == pytest.approx(0.99)
             assert float(params["conv1"]["bias"][0]) == pytest.approx(0.98)
+
+
+def test_adams_decay_is_part_of_the_gradient() -> None:
+    """And so of both means, unlike adamw's."""
+    config = OptimConfig(rule="adam", decay=0.1, layer_rates=(("conv1", 0.5),))
+    params, state = tree(1.0), moments(config, tree(1.0))
+    theirs = optax.chain(optax.add_decayed_weights(0.1), optax.adam(0.01))
+    their_params, their_state = tree(1.0), theirs.init(tree(1.0))
+    for g in (0.05, -0.3, 0.1):
+        params, state, _ = update(config, params, state, tree(g), Rates(0.01, 0.01, 1.0))
+        changes, their_state = theirs.update(tree(g), their_state, their_params)
+        their_params = optax.apply_updates(their_params, changes)
+    assert float(params["fc8"]["kernel"][0]) == pytest.approx(float(their_params["fc8"]["kernel"][0]), rel=1e-6)
+    assert float(params["conv1"]["bias"][0]) > float(params["fc8"]["bias"][0]), "half the rate"
 
 
 def test_three_adamw_updates_equal_arithmetic_by_hand_and_optax() -> None:
@@ -176,6 +195,8 @@ def test_steps_and_constant() -> None:
     found = schedule_of(steps, [0, 1.99, 2, 4.9, 5, 80])
     assert [weights for weights, _ in found] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
     assert {biases for _, biases in found} == {1.0}
+    one = OptimConfig(rate=1.0, schedule=Schedule("staircase", stairs=1))
+    assert schedule_of(one, [0, 45, 90]) == [(1.0, 1.0)] * 3, "a staircase of one level"
 
 
 def test_cosine_and_warmup() -> None:
@@ -197,6 +218,9 @@ def test_the_plateau_rule_drops_when_the_error_stops_falling_and_three_times_at_
     assert drops == [0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 3, 3, 3]
     optim = OptimConfig(rate=1.0, schedule=schedule, bias_schedule=Schedule("constant"))
     assert rates(optim, 50, Progress(weights=plateau)).weights == pytest.approx(1e-3)
+    assert rates(optim, 50, Progress(weights=plateau)).biases == 1.0
+    own = replace(optim, bias_schedule=schedule)
+    assert rates(own, 50, Progress(biases=plateau))[:2] == pytest.approx((1.0, 1e-3)), "each waits for itself"
     again = Progress.from_json(Progress(weights=plateau, window={"loss": 0.1}).to_json())
     assert again == Progress(weights=plateau, window={"loss": 0.1})
 
@@ -221,6 +245,20 @@ def test_a_small_network_learns_eight_pictures_by_heart_and_compiles_once(tiny: 
     assert float(metrics["top1_error"]) == 0
     assert int(state.step) == 120
     assert step._cache_size() == 1
+
+
+def test_the_update_norm_is_that_of_the_change_of_the_parameters() -> None:
+    params = {"fc8": {"kernel": jnp.ones((4, 3)), "bias": jnp.zeros(3)}}
+    images, label, key = np.eye(4, dtype=np.float32), np.array([0, 1, 2, 0]), jax.random.key(0)
+
+    def forward(params: Any, images: jax.Array, **_: Any) -> jax.Array:
+        return images @ params["fc8"]["kernel"] + params["fc8"]["bias"].reshape(1, -1)
+
+    step = make_train_step(forward, lambda images, *_: images, OptimConfig())
+    after, metrics = step(new_state(params, OptimConfig()), images, label, key, Rates(0.1, 0.2, 1.0), 0.0)
+    before = {"fc8": {"kernel": jnp.ones((4, 3)), "bias": jnp.zeros(3)}}
+    change = optax.tree.norm(jax.tree.map(jnp.subtract, after.params, before))
+    assert float(metrics["update_norm"]) == pytest.approx(float(change), rel=1e-5)
 
 
 def test_a_step_is_a_function_of_its_number_and_the_key(tiny: Config) -> None:
@@ -254,6 +292,13 @@ def test_errors_average_probabilities_over_crops_and_leave_padding_out() -> None
     assert float(two["loss"]) == pytest.approx(expected, rel=1e-5)
     last = sums(None, np.zeros(4), np.array([3, 4, 6, 6]), weight, 1)
     assert float(last["top5_error"]) == 1
+
+
+def test_the_loss_of_a_class_whose_probability_is_0_is_finite() -> None:
+    logits = np.array([[0.0, 200.0, 0.0]], np.float32)
+    sums = make_error_sums(lambda params, view: view, lambda images, n: jnp.asarray(logits))
+    loss = float(sums(None, np.zeros(1), np.array([0]), np.ones(1, np.float32), 1)["loss"])
+    assert loss == pytest.approx(-np.log(np.finfo(np.float32).tiny), rel=1e-6)
 
 
 def test_the_share_of_waiting_for_data_is_logged(tmp_path: Path) -> None:

@@ -1,0 +1,117 @@
+"""What a run logs: metrics.jsonl, and the line that is being collected."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from alexnet_jax.config import BadInput
+from alexnet_jax.training import log
+from alexnet_jax.training.log import Log, ProgressBar, Watch, read_metrics
+
+
+class Board:
+    """In place of TensorBoard's writer."""
+
+    def __init__(self, path: str, purge_step: int | None) -> None:
+        self.purge_step = purge_step
+
+    def add_scalar(self, *_: Any) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def test_lines_after_the_step_that_a_run_continues_from_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a last line that a crash has cut off, of which even the step may be missing."""
+    boards = []
+    monkeypatch.setattr(log, "SummaryWriter", lambda *given, **more: boards.append(Board(*given, **more)) or boards[-1])
+    lines = [json.dumps({"step": step, "train/loss": 1.0}) + "\n" for step in (2, 4, 6, 8)]
+    for cut in ('{"step": 4, "train/l', '{"step": 4}'):
+        (tmp_path / "metrics.jsonl").write_text("".join(lines) + cut)
+        with Log(tmp_path, 4) as after:
+            after.write(6, **{"train/loss": 2.0})
+            written = read_metrics(tmp_path)
+        assert [(line["step"], line["train/loss"]) for line in written] == [(2, 1.0), (4, 1.0), (6, 2.0)], "at once"
+    Log(tmp_path, 0)
+    assert read_metrics(tmp_path) == []
+    assert [board.purge_step for board in boards] == [5, 5, None], "TensorBoard forgets the same steps"
+
+
+class Bar(ProgressBar):
+    """A progress bar that keeps what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__(Console(quiet=True), 0, 9)
+        self.shown: list[tuple[int, str]] = []
+
+    def show(self, step: int, figures: str) -> None:
+        self.shown.append((step, figures))
+
+
+def figures(loss: float, error: float = 0.5, update: float = 0.1) -> dict[str, float]:
+    return {"loss": loss, "top1_error": error, "update_norm": update}
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, in seconds; tests move it on."""
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_a_line_holds_means_since_the_last_one_and_the_speed_of_training_alone(
+    tmp_path: Path, clock: list[float]
+) -> None:
+    """Batches of 8, two seconds a step; the validation between the lines takes an hour."""
+    with Log(tmp_path, 0) as here, Bar() as bar:
+        watch = Watch({}, here, bar, batch=8, examples=32, log_every=2)
+        for step, loss in enumerate((3.0, 2.0, 1.0, 0.5), 1):
+            clock[0] += 2
+            watch.follow(step, figures(loss, error=loss / 4), rate=0.1 * step)
+            watch.settle()
+            if step == 2:
+                clock[0] += 3600
+                watch.validated(2, {"loss": 1.5, "top1_error": 0.5, "top5_error": 0.1}, crops=1)
+    first, validation, second = read_metrics(tmp_path)
+    assert first == {
+        "step": 2, "epoch": 0.5, "train/loss": 2.5, "train/top1_error": 0.625, "learning_rate": 0.2,
+        "images_per_second": 4.0, "data_wait": 0.0,
+    }  # fmt: skip
+    assert validation["validation/loss"] == 1.5
+    assert (second["train/loss"], second["images_per_second"], second["learning_rate"]) == (0.75, 4.0, 0.4)
+    assert bar.shown == [
+        (1, "loss 3.000  error 0.750"),
+        (2, "loss 2.000  error 0.500"),
+        (3, "4 images/s  loss 2.500  error 0.625"),
+        (4, "4 images/s  loss 2.500  error 0.625"),
+    ]
+
+
+def test_a_line_that_began_before_an_interruption_holds_all_its_steps(tmp_path: Path) -> None:
+    """Even if lines come more often now: two steps from the checkpoint, and one."""
+    window = {"loss": 7.0, "top1_error": 1.5, "update_norm": 0.2, "steps": 2.0}
+    with Log(tmp_path, 2) as here, Bar() as bar:
+        watch = Watch(window, here, bar, batch=8, examples=32, log_every=1)
+        watch.follow(3, figures(2.0), 0.1)
+        watch.settle()
+    (line,) = read_metrics(tmp_path)
+    assert (line["train/loss"], line["train/top1_error"]) == pytest.approx((3.0, 2 / 3))
+
+
+@pytest.mark.parametrize("bad", [figures(float("nan")), figures(float("inf")), figures(1.0, update=float("inf"))])
+def test_a_step_that_is_not_finite_ends_the_run_before_its_line(tmp_path: Path, bad: dict[str, float]) -> None:
+    """The loss was computed before the update, which may be infinite while it is not."""
+    with Log(tmp_path, 0) as here, Bar() as bar:
+        watch = Watch({}, here, bar, batch=8, examples=32, log_every=1)
+        watch.follow(1, bad, 0.1)
+        with pytest.raises(BadInput, match="the loss is no longer finite at step 1"):
+            watch.settle()
+        with pytest.raises(BadInput, match="the validation loss is not finite after step 1"):
+            watch.validated(1, {"loss": float("nan"), "top1_error": 0.5, "top5_error": 0.1}, crops=1)
+    assert read_metrics(tmp_path) == []

@@ -1,0 +1,44 @@
+"""What evaluation refuses. Its figures are checked in test_commands.py and test_fit.py."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from alexnet_jax.config import BadInput, Config
+from alexnet_jax.training.meter import check_fit, check_same_data
+
+
+def data(classes: list[str], shape: tuple[int, int, int] = (28, 28, 1)) -> Any:
+    """Records, as far as these checks look at them."""
+    return SimpleNamespace(classes=classes, image_shape=shape, directory=Path("data"))
+
+
+@pytest.mark.parametrize("shape", [(28, 32, 1), (32, 28, 1)])
+def test_both_sides_with_their_padding_must_hold_a_crop(tiny: Config, shape: tuple[int, int, int]) -> None:
+    def config(size: int, pad: int) -> Config:
+        return replace(tiny, model=replace(tiny.model, image_size=size), data=replace(tiny.data, pad=pad))
+
+    check_fit(config(30, pad=1), data(["a"], shape))
+    for size, pad in ((30, 0), (31, 1)):
+        with pytest.raises(BadInput, match=f"are {shape[0]}x{shape[1]} and the network's crops {size}x{size}"):
+            check_fit(config(size, pad), data(["a"], shape))
+
+
+def test_classes_are_compared_by_name_and_with_other_programs_by_number() -> None:
+    def trained(fingerprint: str | None) -> Any:
+        about = {"classes": ["0", "1"], "fingerprint": fingerprint, "image_shape": [28, 28, 1]}
+        return SimpleNamespace(data=about, path=Path("run"))
+
+    check_same_data(data(["0", "1"]), trained("a1"))
+    check_same_data(data(["cat", "dog"]), trained(None))
+    for fingerprint, classes in (("a1", ["cat", "dog"]), (None, ["cat", "dog", "cow"])):
+        with pytest.raises(
+            BadInput, match=rf"data has {len(classes)} classes \(cat, dog.*was trained on 2 classes \(0, 1\)"
+        ):
+            check_same_data(data(classes), trained(fingerprint))
+    for fingerprint in ("a1", None):
+        with pytest.raises(BadInput, match=r"the images in data are \(28, 30, 1\); run was trained on \(28, 28, 1\)"):
+            check_same_data(data(["0", "1"], (28, 30, 1)), trained(fingerprint))
