@@ -97,6 +97,7 @@ def run_command(name: str | Path, *arguments: object) -> Ended:
             if isinstance(name, Path):
                 runpy.run_path(str(name), run_name="__main__")
             else:
+                sys.modules.pop(f"alexnet_jax.{name}", None)  # runpy warns about a module that a test has imported
                 runpy.run_module(f"alexnet_jax.{name}", run_name="__main__")
     except SystemExit as end:
         code = int(end.code or 0)

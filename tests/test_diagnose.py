@@ -4,13 +4,15 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from conftest import run_command
 
 from alexnet_jax import diagnose
 from alexnet_jax.config import Config, presets
 from alexnet_jax.data.records import EMBEDDED, Records
-from alexnet_jax.diagnose import Diagnosis, Layer, verdict
+from alexnet_jax.diagnose import Diagnosis, Layer, look, verdict
 
 
 def examined(config: Config) -> Diagnosis:
@@ -108,6 +110,21 @@ def test_a_rate_that_makes_the_loss_explode_is_named_with_the_step() -> None:
         Diagnosis([layer("conv1"), layer("fc8")], [2.3, 9.0, 50.0, math.nan], ("conv1", 0.1), None, math.log(10))
     )
     assert "the loss goes from 2.300 to 50 in 2 steps." in said
+    said = verdict(Diagnosis([layer("conv1"), layer("fc8")], [2.3, 24.0, 2.0], ("conv1", 0.1), None, math.log(10)))
+    assert "the loss goes from 2.300 to 24 in 1 step." in said, "even if it comes back"
+
+
+def test_a_layer_is_measured_by_its_own_figures() -> None:
+    """Two images and two units: one varies by position and the other by image."""
+    act = np.stack([np.tile([[0.0], [4.0]], (1, 2)), np.tile([[0.0], [4.0]], (1, 2))])[..., None]
+    act = np.concatenate([act, np.broadcast_to(np.reshape([1.0, 3.0], (2, 1, 1, 1)), act.shape)], axis=-1)
+    figures = look("conv1", act, jnp.full(4, 2.0), jnp.full(4, 5.0), jnp.full(4, 0.1))
+    size = ((8 + 5) / 2) ** 0.5
+    assert (figures.mean, figures.size) == pytest.approx((2.0, size))
+    assert figures.differs == pytest.approx(0.5 / size), "a deviation of 0 and of 1 between the images"
+    assert (figures.gradient, figures.change, figures.dead) == pytest.approx((10.0, 0.05, 0.0))
+    act[..., 0] = 4.0
+    assert look("conv1", act, jnp.zeros(4), jnp.zeros(4), jnp.zeros(4)).dead == 0.5
 
 
 def test_a_rate_that_kills_units_or_learns_less_than_a_tenth_of_it_is_named() -> None:

@@ -34,8 +34,8 @@ IMAGES, STEPS = 32, 20
 
 # How much larger or smaller a hidden layer's activations may be than those of the layer before it, and how large its
 # first update as a share of its kernel. In the presets the factors are at most 5.7 (conv3 of `cifar`). The updates are
-# at most 0.042 (fc1 of `tutorial`), but for conv1 of the CIFAR-10 networks: it starts with a std of 0.0001, its update
-# is 0.19 to 0.75 of that (four seeds), and these networks learn.
+# at most 0.042 (fc1 of `tutorial`), except in conv1 of the CIFAR-10 networks. That starts with a std of 0.0001, its
+# first update is 0.19 to 0.75 of it over several seeds, and these networks learn.
 GAIN, UPDATE = 25.0, 2.0
 
 GOOD_STD = "sqrt(2 / inputs of a unit)"
