@@ -22,7 +22,7 @@ from alexnet_jax.training.step import make_train_step, new_state
 
 
 def assert_independent(a: np.ndarray, b: np.ndarray, what: object) -> None:
-    """Both vary, and by a chi-squared test the one says nothing of the other."""
+    """Both vary, and a chi-squared test finds no dependence."""
     (values, others), table = crosstab(a, b)
     assert min(len(values), len(others)) > 1, what
     assert chi2_contingency(table).pvalue > 1e-4, what
@@ -70,10 +70,10 @@ def test_no_key_is_drawn_from_twice(tiny: Config, network: str, monkeypatch: pyt
     def view(images: jax.Array, key: jax.Array, noise: jax.Array) -> jax.Array:
         return augment.training_view(images, jnp.arange(8), key, measured, noise, data=data, size=28)
 
-    network = alexnet.forward(model)
+    whole = alexnet.forward(model)
 
     def forward(params: Any, images: jax.Array, **draw: Any) -> jax.Array:
-        return jax.lax.stop_gradient(network(params, images, **draw))  # nothing is drawn on the way back
+        return jax.lax.stop_gradient(whole(params, images, **draw))  # nothing is drawn on the way back
 
     step = make_train_step(forward, view, tiny.optim)
     params = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda key: alexnet.init(model, key), jax.random.key(0)))
@@ -114,12 +114,12 @@ def seen(key: jax.Array) -> dict[str, np.ndarray]:
     return {"top": corner[:, 0], "left": corner[:, 1], "flip": first[:, 1] > last[:, 1], **quarters}
 
 
-def test_crop_flip_and_colours_of_an_image_say_nothing_of_each_other() -> None:
+def test_crop_flip_and_colours_of_an_image_are_independent() -> None:
     for (name, a), (other, b) in combinations(seen(jax.random.key(1)).items(), 2):
         assert_independent(a, b, (name, other))
 
 
-def test_what_is_done_to_an_image_says_nothing_of_the_next_image_or_of_another_step() -> None:
+def test_an_image_is_augmented_independently_of_the_next_image_and_of_another_step() -> None:
     now, then = seen(jax.random.key(1)), seen(jax.random.key(2))
     for name, a in now.items():
         for other, b in now.items():
@@ -129,7 +129,7 @@ def test_what_is_done_to_an_image_says_nothing_of_the_next_image_or_of_another_s
 
 
 @pytest.mark.parametrize("reshuffle", [True, False])
-def test_what_is_done_to_a_record_says_nothing_of_its_place_in_the_order_or_of_the_next_epoch(
+def test_a_record_is_augmented_independently_of_its_place_in_the_order_and_of_the_next_epoch(
     tmp_path: Path, reshuffle: bool
 ) -> None:
     """Two epochs of 512 images through the training step, in new places of the batches or in the same ones."""
@@ -179,7 +179,7 @@ def test_what_is_done_to_a_record_says_nothing_of_its_place_in_the_order_or_of_t
 
 
 def masks(model: Any, before: str) -> list[np.ndarray]:
-    """Two keys' masks in front of a layer [64 images, 64 units], column 0 first, as the network itself applies them.
+    """Two keys' masks before a layer [64 images, 64 units], column 0 first, as the network itself applies them.
 
     fc6, fc7 and fc8 hand on what they read: a 1 for every unit.
     """
@@ -193,7 +193,7 @@ def masks(model: Any, before: str) -> list[np.ndarray]:
     return [np.asarray(forward(params, images, key=jax.random.key(seed), train=True)) for seed in (1, 2)]
 
 
-def test_dropout_masks_of_layers_columns_images_and_keys_say_nothing_of_each_other(tiny: Config) -> None:
+def test_dropout_masks_of_layers_columns_images_and_keys_are_independent(tiny: Config) -> None:
     layers = ("fc6", "fc7", "fc8")
     now, then = map(dict, zip(*([(name, mask) for mask in masks(tiny.model, name)] for name in layers), strict=True))
     for name, mask in now.items():
@@ -226,7 +226,7 @@ def alike(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("network", ["alexnet", "cifar"])
-def test_initial_weights_of_layers_columns_and_seeds_say_nothing_of_each_other(tiny: Config, network: str) -> None:
+def test_initial_weights_of_layers_columns_and_seeds_are_independent(tiny: Config, network: str) -> None:
     """Kernels against biases too. Draws from the same key begin with the same numbers, whatever their shape."""
     model = equal_layers(tiny)[network]
     init = jax.jit(partial(alexnet.init, model))
