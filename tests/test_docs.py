@@ -176,7 +176,7 @@ def test_what_a_page_names_exists(page: Path) -> None:
         for field in re.findall(r"(?<![\w.-])(?:model|optim|data)\.[a-z][\w.]*", text):
             assert field in fields(), text
         for path in re.findall(rf"(?<![\w/.])(?:{'|'.join(FOLDERS)})/[\w./-]*", text):
-            assert (ROOT / path).exists(), text
+            assert path.startswith("docs/_build") or (ROOT / path).exists(), text  # which the command itself makes
         for path in re.findall(r"(?<![\w/.])(?:config|networks|data|training|weights)/\w+\.py", text):
             assert (PACKAGE / path).exists(), text
     for target in re.findall(r"\]\(([^)#:\s]+)\)", prose(page)):
