@@ -19,8 +19,10 @@ from conftest import run_command
 
 import alexnet_jax as alexnet
 from alexnet_jax.config import BadInput, Config, Schedule
+from alexnet_jax.data.records import EMBEDDED, Records
 from alexnet_jax.networks import columns
 from alexnet_jax.training import checkpoint
+from alexnet_jax.training.fit import about
 from alexnet_jax.training.meter import Meter
 from alexnet_jax.training.step import make_train_step
 
@@ -218,6 +220,13 @@ def test_a_signal_saves_the_step_that_it_meets(
     assert number != signal.SIGTERM or raised.value.code == 143
     assert latest(tmp_path / "run") == {"1", "3"}
     assert signal.getsignal(number) is before
+
+
+def test_a_checkpoint_names_its_data_wherever_it_is_read(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an absolute path, but for the embedded images, which lie elsewhere on every machine."""
+    monkeypatch.chdir(tiny_data.parent)
+    assert about(Records(Path(tiny_data.name)))["path"] == str(tiny_data)
+    assert about(Records(EMBEDDED))["path"] is None
 
 
 # -------------------------------------------------------------------------------------------------------- own parts
