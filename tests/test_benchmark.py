@@ -16,7 +16,7 @@ from conftest import run_command
 
 import alexnet_jax as alexnet
 import speed
-from alexnet_jax.config import Config, ModelConfig
+from alexnet_jax.config import BadInput, Config, ModelConfig
 from alexnet_jax.training.optimiser import sgd
 from contestants import onnx_runtime, ours, plain_jax, tables, task, turns, whole_runs
 from contestants.turns import Match, ratios
@@ -262,6 +262,27 @@ def test_the_command(tiny_file: Path, tmp_path: Path) -> None:
 
 def test_help_names_the_script() -> None:
     assert run_command(SPEED, "--help").out.startswith("usage: python benchmarks/speed.py ")
+
+
+@pytest.mark.parametrize("name", ["speed", "throughput", "profile_step", "photographs"])
+def test_every_program_starts_as_a_script_from_any_directory(name: str, tmp_path: Path) -> None:
+    if name == "photographs":
+        pytest.importorskip("cv2")
+        pytest.importorskip("sklearn")
+    command = [sys.executable, SPEED.with_name(f"{name}.py"), "--help"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert f"{name}.py" in ended.stdout
+
+
+def test_an_update_rule_that_the_other_programs_do_not_have_is_refused(tmp_path: Path) -> None:
+    lamb = tmp_path / "lamb.py"
+    lamb.write_text(
+        "from dataclasses import replace\nfrom alexnet_jax.config.presets import preset\n"
+        "fashion = preset('fashion')\nCONFIG = replace(fashion, optim=replace(fashion.optim, rule='lamb'))\n"
+    )
+    with pytest.raises(BadInput, match="trains by lamb"):
+        task.task_config(str(lamb), 4)
 
 
 def test_bad_input_is_answered_with_one_sentence() -> None:

@@ -41,6 +41,8 @@ def task_config(name: str, batch: int) -> Config:
     elsewhere = isinstance(model, ModelConfig) and model.meet != ModelConfig().meet
     if elsewhere or model.activation != "relu" or model.pool.kind != "max":
         raise BadInput(f"{name}: the other programs implement only columns that meet as in 2012, ReLU and max pooling")
+    if config.optim.rule not in ("sgd", "adam"):
+        raise BadInput(f"{name} trains by {config.optim.rule}, and the other programs implement only sgd and adam")
     # Activations of this fresh network are near 1. With the published alphas a wrong window would not show in the
     # losses. The time a norm takes does not depend on alpha.
     model = replace(model, lrn=replace(model.lrn, alpha=0.05))
