@@ -1,6 +1,8 @@
 """The record format and the order of batches."""
 
+import io
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from alexnet_jax.config import BadInput, OptimConfig
 from alexnet_jax.data import pipeline, records, writing
@@ -146,6 +149,32 @@ def test_validation_counts_each_example_once(tiny_data: Path) -> None:
     there = list(pipeline.validation_batches(Records(tiny_data), 8, slice(2, 6)))
     for part, own in zip(parts, there, strict=True):
         assert all(np.array_equal(part[name][2:6], own[name]) for name in part), "another host's rows"
+
+
+def test_jpegs_are_of_quality_95_with_chroma_at_half_the_resolution() -> None:
+    """As in 2013's make-data.py: the tables and the sampling in the file are those that Pillow writes for that."""
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    expected = io.BytesIO()
+    Image.fromarray(image).save(expected, "JPEG", quality=95, subsampling="4:2:0")
+    ours, theirs = (Image.open(file) for file in (io.BytesIO(records.encode(image, "jpeg")), expected))
+    assert ours.quantization == theirs.quantization  # type: ignore[attr-defined]
+    assert [part[1:3] for part in ours.layer] == [(2, 2), (1, 1), (1, 1)]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("encoding", ["raw", "png", "jpeg"])
+def test_a_record_of_another_shape_is_refused(encoding: records.Encoding) -> None:
+    """Smaller ones too, which would fit into the memory."""
+    data = bytes(records.encode(np.zeros((6, 8, 3), np.uint8), encoding))
+    records.decode_into(np.empty((6, 8, 3), np.uint8), data, encoding)
+    for shape in ((8, 8, 3), (6, 7, 3)):
+        with pytest.raises(ValueError, match=r"shape"):
+            records.decode_into(np.empty(shape, np.uint8), data, encoding)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="only some systems tell")
+def test_only_cores_that_the_process_may_use_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
+    assert records.cores() == 1
 
 
 def test_what_an_interrupted_write_leaves_is_not_taken_for_a_set(tmp_path: Path, tiny_data: Path) -> None:

@@ -144,12 +144,14 @@ def test_a_record_is_augmented_independently_of_its_place_in_the_order_and_of_th
     read, views = records.Records(tmp_path / "data"), []
 
     def view(images: jax.Array, key: jax.Array, noise: jax.Array) -> jax.Array:
-        view = augment.training_view(images, jnp.arange(batch), key, read.statistics, noise, data=data, size=2)
-        jax.debug.callback(views.append, view)
-        return view
+        return augment.training_view(images, jnp.arange(batch), key, read.statistics, noise, data=data, size=2)
+
+    def forward(params: Any, images: jax.Array, **_: Any) -> jax.Array:
+        jax.debug.callback(views.append, images)
+        return params["fc8"]["bias"] + images[:, 0, 0]
 
     optim = OptimConfig(batch=batch)
-    step = make_train_step(lambda params, images, **_: params["fc8"]["bias"] + images[:, 0, 0], view, optim)
+    step = make_train_step(forward, view, optim)
     state = new_state({"fc8": {"bias": jnp.zeros((1, 3))}}, optim)
     batches = pipeline.training_batches(
         read, optim, seed=0, reshuffle=reshuffle, rows=slice(0, batch), first=0, workers=0

@@ -68,6 +68,17 @@ def test_a_layer_may_have_its_own_decay() -> None:
     assert float(velocity["fc8"]["bias"][0]) == pytest.approx(-0.1 * 0.5 * 2)
 
 
+def test_a_layer_of_an_own_network_may_nest_its_parameters() -> None:
+    """Its name is the outermost one, and the parameter's the innermost."""
+    config = OptimConfig(layer_rates=(("deep", 0.5),), decay=0.0)
+    params = {name: {"er": {"kernel": jnp.ones(1), "bias": jnp.ones(1)}} for name in ("deep", "er")}
+    _, velocity, _ = update(config, params, moments(config, params), params, Rates(0.1, 0.2, 1.0))
+    found = {(name, kind): float(own["er"][kind][0]) for name, own in velocity.items() for kind in ("kernel", "bias")}
+    assert found == pytest.approx(
+        {("deep", "kernel"): -0.05, ("deep", "bias"): -0.1, ("er", "kernel"): -0.1, ("er", "bias"): -0.2}
+    )
+
+
 @pytest.mark.parametrize("field", ["layer_rates", "layer_decays"])
 def test_a_layer_that_is_not_there_is_named(field: str) -> None:
     config = OptimConfig(**{field: (("conv9", 0.5),)})  # type: ignore[arg-type]
