@@ -5,14 +5,15 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import pytest
 from conftest import CACHE, run_command
 
-from alexnet_jax.command_line import keep_compiled, main, sizes_of
-from alexnet_jax.config import BadInput
+from alexnet_jax.command_line import keep_compiled, main, named_config, sizes_of
+from alexnet_jax.config import BadInput, preset, to_json
 
 
 @pytest.fixture
@@ -123,3 +124,16 @@ def test_only_an_error_of_a_file_is_bad_input(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err == "error: metrics.jsonl: No space left on device\n"
     with pytest.raises(OSError, match="a bug"):
         main(lambda: raises(OSError("a bug")))
+
+
+def test_a_run_directory_is_a_config_and_does_not_hide_a_preset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fashion = preset("fashion")
+    other = replace(fashion, seed=3)
+    for name in ("fashion", "mine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(to_json(other))
+    assert named_config("mine") == other
+    assert named_config("fashion") == fashion

@@ -21,6 +21,7 @@ import tyro
 from jax.sharding import Mesh
 
 from alexnet_jax.config import (
+    PRESETS,
     BadInput,
     Config,
     DataConfig,
@@ -102,7 +103,7 @@ def parse(
                 kind,
                 default=default,
                 args=arguments,
-                prog=program or f"python -m alexnet_jax.{command()}",
+                prog=program or f"python -m alexnet_jax.{command_name()}",
                 description=about or kind.__doc__,
                 config=(tyro.conf.AvoidSubcommands,),
             )
@@ -113,7 +114,7 @@ def parse(
         raise BadInput(f"{_sentence(message.getvalue())}; see --help") from None
 
 
-def command() -> str:
+def command_name() -> str:
     """The name of the running command."""
     return Path(sys.argv[0]).stem
 
@@ -134,7 +135,7 @@ def parse_recipe(kind: type[RecipeOptions]) -> tuple[RecipeOptions, Config]:
         parse(short, short(name, **given), ["--help"], f"{kind.__doc__}{_FIELDS}")
     options = parse(kind, kind(name, **given))
     if options.config != name:
-        raise BadInput(f"give the config first: python -m alexnet_jax.{command()} {options.config} ...")
+        raise BadInput(f"give the config first: python -m alexnet_jax.{command_name()} {options.config} ...")
     return options, replace(base, **{field: getattr(options, field) for field in CONFIG_FIELDS})
 
 
@@ -156,7 +157,7 @@ def _sentence(message: str) -> str:
 def named_config(name: str) -> Config:
     """The preset of that name, the config of that run directory, or CONFIG of that Python file. Raises BadInput."""
     written = Path(name) / "config.json"
-    if written.is_file():
+    if name not in PRESETS and written.is_file():  # in runs/, the run fashion must not hide the preset
         return from_json(written.read_text())
     if not name.endswith(".py"):
         try:

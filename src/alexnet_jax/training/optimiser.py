@@ -120,10 +120,12 @@ def fraction(schedule: Schedule, epoch: float, epochs: float, drops: int) -> flo
 
     `drops`: how often the plateau rule has lowered the rate.
     """
-    return min(1.0, epoch / schedule.warmup if schedule.warmup else 1.0) * _after_warmup(schedule, epoch, epochs, drops)
+    return min(1.0, epoch / schedule.warmup if schedule.warmup else 1.0) * _without_warmup(
+        schedule, epoch, epochs, drops
+    )
 
 
-def _after_warmup(schedule: Schedule, epoch: float, epochs: float, drops: int) -> float:
+def _without_warmup(schedule: Schedule, epoch: float, epochs: float, drops: int) -> float:
     if schedule.kind == "steps":
         return schedule.factor ** -sum(epoch >= at for at in schedule.epochs)
     if schedule.kind == "staircase":  # dexp in cuda-convnet's lr.py
