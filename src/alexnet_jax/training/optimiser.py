@@ -120,9 +120,8 @@ def fraction(schedule: Schedule, epoch: float, epochs: float, drops: int) -> flo
 
     `drops`: how often the plateau rule has lowered the rate.
     """
-    return min(1.0, epoch / schedule.warmup if schedule.warmup else 1.0) * _without_warmup(
-        schedule, epoch, epochs, drops
-    )
+    risen = min(1.0, epoch / schedule.warmup) if schedule.warmup else 1.0
+    return risen * _without_warmup(schedule, epoch, epochs, drops)
 
 
 def _without_warmup(schedule: Schedule, epoch: float, epochs: float, drops: int) -> float:
