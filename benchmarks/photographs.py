@@ -36,7 +36,6 @@ import numpy as np
 import scipy.io
 from rich.console import Console
 from rich.progress import Progress
-from sklearn.datasets import load_sample_images
 
 # Relative frequency; range of the longer side in pixels; range of the shorter side over the longer one.
 SIZES = (
@@ -70,6 +69,8 @@ class Work:
 
 @functools.cache
 def photographs() -> list[np.ndarray]:
+    from sklearn.datasets import load_sample_images  # of the extra `photographs`; --help works without it
+
     return [np.ascontiguousarray(image[..., ::-1]) for image in load_sample_images().images]  # OpenCV uses BGR
 
 

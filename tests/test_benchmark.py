@@ -268,7 +268,6 @@ def test_help_names_the_script() -> None:
 def test_every_program_starts_as_a_script_from_any_directory(name: str, tmp_path: Path) -> None:
     if name == "photographs":
         pytest.importorskip("cv2")
-        pytest.importorskip("sklearn")
     command = [sys.executable, SPEED.with_name(f"{name}.py"), "--help"]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
