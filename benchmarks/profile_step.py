@@ -7,15 +7,9 @@ runs on several threads counts only once, so the share of single-threaded operat
 """
 
 import argparse
-import re
-import tempfile
-import warnings
-from collections import Counter
-from pathlib import Path
 
 import jax
 import numpy as np
-from jax.profiler import ProfileData
 from rich.console import Console
 from rich.table import Table
 
@@ -25,22 +19,9 @@ from alexnet_jax.networks import functional
 from alexnet_jax.training.optimiser import rates
 from alexnet_jax.training.progress import Progress
 from alexnet_jax.training.step import make_train_step, new_state
+from layer_times import layer_times
 
 STEPS = 5
-UNNAMED = "kernel gradients and copies, which XLA does not name"
-LAYER = re.compile(r"(?:conv|norm|pool|fc|local)\d|out(?=/)")
-
-
-def scopes(program: str) -> dict[str, str]:
-    """The layer of each operation in the compiled program, by the operation's name."""
-    found = {}
-    for line in program.splitlines():
-        named = re.match(r"\s*(?:ROOT )?%?([\w.-]+) = ", line)
-        if named:
-            source = re.search(r'op_name="([^"]*)"', line)
-            layers = LAYER.findall(source[1]) if source else []
-            found[named[1]] = layers[-1] if layers else "update and other operations" if source else UNNAMED
-    return found
 
 
 def main() -> None:
@@ -56,22 +37,15 @@ def main() -> None:
     step = make_train_step(functional.forward(model), lambda images, key, noisy: images, config.optim)
     rest = images, labels, jax.random.key(1), rates(config.optim, 0.0, Progress()), 1.0
     state = new_state(alexnet.init(model, jax.random.key(0)), config.optim)
-    layers = scopes(step.lower(state, *rest).compile().as_text())  # type: ignore[attr-defined]
-    for _ in range(2):
+    program = step.lower(state, *rest).compile().as_text()  # type: ignore[attr-defined]
+
+    def run() -> None:
+        nonlocal state
         state = jax.block_until_ready(step(state, *rest)[0])
-    with tempfile.TemporaryDirectory() as directory:
-        with jax.profiler.trace(directory):
-            for _ in range(STEPS):
-                state = jax.block_until_ready(step(state, *rest)[0])
-        trace = ProfileData.from_file(str(next(Path(directory).rglob("*.xplane.pb"))))
-    warnings.simplefilter("ignore", DeprecationWarning)  # from the bindings of ProfileData
-    took: Counter[str] = Counter()
-    for plane in trace.planes:
-        for line in plane.lines:
-            for event in line.events:
-                name = dict(event.stats).get("hlo_op", event.name)
-                if name in layers:
-                    took[layers[name]] += event.duration_ns
+
+    run()
+    run()
+    took = layer_times(program, run, STEPS).layers
     table = Table(
         "layer",
         "ms per step",

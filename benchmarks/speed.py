@@ -18,11 +18,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from alexnet_jax import command_line
-from alexnet_jax.config import BadInput, Config
+from alexnet_jax.config import BadInput, Config, Precision
 from alexnet_jax.config.presets import preset
 from alexnet_jax.data.records import cores
 from contestants import tables, whole_runs
-from contestants.task import Precision, Work, flops, task_config, write_task
+from contestants.task import Work, flops, task_config, write_task
 from contestants.turns import Match, processor, ratios, versions_in
 
 Kind = Literal["ours", "plain", "pytorch", "onnxruntime"]
@@ -155,7 +155,7 @@ def figures(values: list[float]) -> dict[str, Any]:
 
 def cell(options: Options, name: str, work: Work, batch: int, tick: Callable[[], None]) -> dict[str, Any]:
     """The figures of all contestants for one network, one kind of work and one batch size."""
-    config = task_config(name, batch)
+    config = task_config(command_line.named_config(name), batch)
     with tempfile.TemporaryDirectory() as directory, Match() as match:
         write_task(Path(directory), config, work, options.precision, cores())
         enter_all(match, options, Path(directory), config, work)
@@ -208,7 +208,7 @@ def parse_options() -> Options:
     if min(options.rounds, options.seeds, *options.batches) < 1 or options.seconds <= 0:
         raise BadInput("--rounds, --seeds and --batches must be at least 1, and --seconds more than 0")
     for name in options.presets:
-        task_config(name, 1)
+        task_config(command_line.named_config(name), 1)
     versions = [jax.__version__]
     for python in options.also_python:
         versions.append(versions_in(python).get("jax", ""))

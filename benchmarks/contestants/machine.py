@@ -1,5 +1,6 @@
 """The machine itself: how fast it multiplies matrices and copies memory."""
 
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,8 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-from alexnet_jax.data.records import cores
 
 COPIED = 1 << 28
 
@@ -42,8 +41,9 @@ def role(precision: str) -> Callable[..., dict[str, Any]]:
     fastest = max(products, key=lambda product: rate(product, 1.0))
     copy: Callable[[], object]
     if device.platform == "cpu":
-        parts = [np.ones((2, COPIED // cores()), np.uint8) for _ in range(cores())]
-        threads = ThreadPoolExecutor(cores())
+        cores = os.cpu_count() or 1
+        parts = [np.ones((2, COPIED // cores), np.uint8) for _ in range(cores)]
+        threads = ThreadPoolExecutor(cores)
         copy = lambda: list(threads.map(lambda part: np.copyto(part[0], part[1]), parts))  # noqa: E731
     else:
         add, block = jax.jit(lambda x: x + 1), jnp.ones(COPIED, jnp.uint8)

@@ -34,7 +34,7 @@ def role(directory: str, mesh_sizes: str) -> Worker:
     """`mesh_sizes`: D,C. JAX_NUM_CPU_DEVICES must provide D x C devices."""
     data, column = map(int, mesh_sizes.split(","))
     task, config, arrays, images, labels = given(directory)
-    precision: Precision = "bfloat16" if task["precision"] == "bfloat16" else "float32"
+    precision: Precision = task["precision"]
     mesh = columns.make_mesh(data, column)
     batch = columns.shard_batch({"image": images, "label": labels}, mesh, len(images))
 

@@ -10,14 +10,12 @@ from typing import Literal
 import jax
 import numpy as np
 
-from alexnet_jax import command_line
-from alexnet_jax.config import BadInput, Config, Model, ModelConfig, TutorialConfig
+from alexnet_jax.config import BadInput, Config, Model, ModelConfig, Precision, TutorialConfig
 from alexnet_jax.networks import functional
 from alexnet_jax.training.optimiser import decay_of, rate_of, rates
 from alexnet_jax.training.progress import Progress
 
 Work = Literal["train", "infer"]
-Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 def flops(model: Model, work: Work, batch: int) -> int:
@@ -30,10 +28,9 @@ def flops(model: Model, work: Work, batch: int) -> int:
     return 2 * batch * sum(passes[row.layer] * row.multiply_adds for row in rows)
 
 
-def task_config(name: str, batch: int) -> Config:
-    """The preset as it is timed. Raises BadInput if the other programs do not implement its network."""
-    config = command_line.named_config(name)
-    model = config.model
+def task_config(config: Config, batch: int) -> Config:
+    """The config as it is timed. Raises BadInput if the other programs do not implement its network."""
+    name, model = config.preset, config.model
     if not isinstance(model, ModelConfig | TutorialConfig):
         raise BadInput(
             f"{name} is a CIFAR-10 network, which the other programs do not implement; choose another preset"

@@ -119,7 +119,7 @@ class DataConfig:
             raise BadInput(f"data.pad is {self.pad} and data.crop_run {self.crop_run}; give at least 0 and at least 1")
 
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 def check_precision(precision: str) -> None:
@@ -140,7 +140,8 @@ class Config:
     seed: int = 0
     """of the initial weights, the order of the images, crops, flips, colours and dropout"""
     precision: Precision = "float32"
-    """of what the layers compute; parameters, moments and updates are always float32"""
+    """of what the layers compute; parameters, moments and updates are always float32. tf32: float32 whose products
+    have fewer bits on accelerators, TF32 on NVIDIA's; on a CPU it is float32"""
     own: tuple[tuple[str, str], ...] = ()
     """the caller's own parts in a run of `fit`, which a config cannot hold: each part and the name of its code"""
 

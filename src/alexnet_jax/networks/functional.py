@@ -21,6 +21,9 @@ from alexnet_jax.networks.tutorial import Tutorial
 Params = dict[str, dict[str, Array]]
 Norm = Callable[[Array], Array]
 
+PRODUCTS = {"float32": "highest", "tf32": "high", "bfloat16": "default"}
+"""JAX's names for how exactly an accelerator multiplies numbers of the type in which the layers compute"""
+
 NETWORKS: dict[type, Any] = {ModelConfig: AlexNet, TutorialConfig: Tutorial, CifarConfig: Cifar}
 
 
@@ -178,7 +181,8 @@ def _apply(
             draw = Draw(key, index_B, column_N) if train and drops and key is not None else None
             if precision == "bfloat16":
                 params, images = _to_bfloat16(params), images.astype(jnp.bfloat16)
-            return select(network.apply({"params": params}, images, draw))
+            with jax.default_matmul_precision(PRODUCTS[precision]):
+                return select(network.apply({"params": params}, images, draw))
 
         if mesh is None:
             return per_device(params, images, key, jnp.arange(images.shape[0]), jnp.arange(model.columns))

@@ -30,35 +30,54 @@ def in_columns(layer: Callable[..., Array], columns: int, *arrays: Array) -> Arr
     return jnp.concatenate([layer(*part) for part in parts], axis=-1)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@jax.custom_vjp
+def computed_once(x: Array) -> Array:
+    """x, computed once on a CPU. There XLA would compute it again in every operation that reads it."""
+    return lax.platform_dependent(x, cpu=lax.optimization_barrier, default=lambda x: x)
+
+
+computed_once.defvjp(lambda x: (computed_once(x), None), lambda _, g: (computed_once(g),))
+
+
 def convolve(x_BHWC: Array, kernel_HWIO: Array, stride: int, padding: tuple[int, int]) -> Array:
-    """Cross-correlation with zero padding, as in cuda-convnet's filter_acts.cu. Reverse mode only."""
-    return _convolve(x_BHWC, kernel_HWIO, stride, padding)
+    """Cross-correlation with zero padding, as in cuda-convnet's filter_acts.cu. Reverse mode only.
+
+    Its gradients have the precision (`jax.default_matmul_precision`) that is set here, not where they are computed.
+    """
+    return _convolution(x_BHWC, kernel_HWIO, stride, padding, jax.config.jax_default_matmul_precision)
 
 
-def _convolve(x_BHWC: Array, kernel_HWIO: Array, stride: int, padding: tuple[int, int]) -> Array:
+def _convolve(x_BHWC: Array, kernel_HWIO: Array, stride: int, padding: tuple[int, int], precision: str | None) -> Array:
     return lax.conv_general_dilated(
-        x_BHWC, kernel_HWIO, (stride, stride), (padding, padding), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x_BHWC,
+        kernel_HWIO,
+        (stride, stride),
+        (padding, padding),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=precision,
     )
 
 
-def _convolve_fwd(
-    x_BHWC: Array, kernel_HWIO: Array, stride: int, padding: tuple[int, int]
+_convolution = jax.custom_vjp(_convolve, nondiff_argnums=(2, 3, 4))
+
+
+def _convolution_fwd(
+    x_BHWC: Array, kernel_HWIO: Array, stride: int, padding: tuple[int, int], precision: str | None
 ) -> tuple[Array, tuple[Array, Array]]:
-    # The barrier keeps the input for the gradient. Without it XLA repeats the pooling in another layout.
-    x_BHWC = lax.optimization_barrier(x_BHWC)
-    return _convolve(x_BHWC, kernel_HWIO, stride, padding), (x_BHWC, kernel_HWIO)
+    # The gradient reads the input too. XLA's CPU compiler would repeat the pooling in another layout.
+    x_BHWC = computed_once(x_BHWC)
+    return _convolve(x_BHWC, kernel_HWIO, stride, padding, precision), (x_BHWC, kernel_HWIO)
 
 
-def _convolve_bwd(
-    stride: int, padding: tuple[int, int], saved: tuple[Array, Array], g_BhwO: Array
+def _convolution_bwd(
+    stride: int, padding: tuple[int, int], precision: str | None, saved: tuple[Array, Array], g_BhwO: Array
 ) -> tuple[Array, Array]:
     x_BHWC, kernel_HWIO = saved
-    (of_x,) = jax.vjp(lambda x: _convolve(x, kernel_HWIO, stride, padding), x_BHWC)[1](g_BhwO)
+    (of_x,) = jax.vjp(lambda x: _convolve(x, kernel_HWIO, stride, padding, precision), x_BHWC)[1](g_BhwO)
 
     def at_once(x_BHWC: Array, g_BhwO: Array) -> Array:
         kernel = kernel_HWIO.astype(g_BhwO.dtype)
-        return jax.vjp(lambda kernel: _convolve(x_BHWC, kernel, stride, padding), kernel)[1](g_BhwO)[0]
+        return jax.vjp(lambda kernel: _convolve(x_BHWC, kernel, stride, padding, precision), kernel)[1](g_BhwO)[0]
 
     def in_parts(x_BHWC: Array, g_BhwO: Array) -> Array:
         # This gradient is a convolution whose kernel is all of g. On a CPU it takes up to five times as long once g is
@@ -74,7 +93,7 @@ def _convolve_bwd(
     return of_x, lax.platform_dependent(x_BHWC, g_BhwO, cpu=in_parts, default=at_once)
 
 
-convolve.defvjp(_convolve_fwd, _convolve_bwd)
+_convolution.defvjp(_convolution_fwd, _convolution_bwd)
 
 
 def convolve_locally(x_BHWC: Array, kernel_hwIO: Array, size: int, stride: int, padding: tuple[int, int]) -> Array:
@@ -92,26 +111,31 @@ def convolve_locally(x_BHWC: Array, kernel_hwIO: Array, size: int, stride: int, 
     )
 
 
-@jax.custom_vjp
 def fully_connect(x_BC: Array, kernel_CU: Array) -> Array:
-    """x @ kernel. Reverse mode only."""
-    return x_BC @ kernel_CU
+    """x @ kernel. Reverse mode only. Its gradients have the precision that is set here, as in `convolve`."""
+    return _product(x_BC, kernel_CU, jax.config.jax_default_matmul_precision)
 
 
-def _fully_connect_bwd(saved: tuple[Array, Array], g_BU: Array) -> tuple[Array, Array]:
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _product(x_BC: Array, kernel_CU: Array, precision: str | None) -> Array:
+    return jnp.matmul(x_BC, kernel_CU, precision=precision)
+
+
+def _product_bwd(precision: str | None, saved: tuple[Array, Array], g_BU: Array) -> tuple[Array, Array]:
     x_BC, kernel_CU = saved
+    multiply = partial(jnp.matmul, precision=precision)
 
     def plain(kernel_CU: Array, g_BU: Array) -> Array:
-        return g_BU @ kernel_CU.T
+        return multiply(g_BU, kernel_CU.T)
 
     def on_cpu(kernel_CU: Array, g_BU: Array) -> Array:
         # Reading the kernel in its memory order takes half the time. The barriers keep XLA from transposing it again.
-        return lax.optimization_barrier(kernel_CU @ lax.optimization_barrier(g_BU.T)).T
+        return lax.optimization_barrier(multiply(kernel_CU, lax.optimization_barrier(g_BU.T))).T
 
-    return lax.platform_dependent(kernel_CU, g_BU, cpu=on_cpu, default=plain), x_BC.T @ g_BU
+    return lax.platform_dependent(kernel_CU, g_BU, cpu=on_cpu, default=plain), multiply(x_BC.T, g_BU)
 
 
-fully_connect.defvjp(lambda x_BC, kernel_CU: (x_BC @ kernel_CU, (x_BC, kernel_CU)), _fully_connect_bwd)
+_product.defvjp(lambda x, kernel, precision: (_product(x, kernel, precision), (x, kernel)), _product_bwd)
 
 
 # ---------------------------------------------------------------------------------------- response normalisation
@@ -198,9 +222,8 @@ def pool(x_BHWC: Array, config: Pool, ragged: bool = True) -> Array:
         H, W = ((pooled(side, config, ragged=False) - 1) * stride + size for side in x_BHWC.shape[1:3])
         x_BHWC = x_BHWC[:, :H, :W]
     if config.kind == "max":
-        # With the barrier the windows read LRN's output. Without it XLA recomputes LRN in each window.
-        x_BHWC = lax.optimization_barrier(x_BHWC)
-        return _max_along(_max_along(x_BHWC, 2, size, stride), 1, size, stride)
+        # Otherwise XLA's CPU compiler computes LRN again in each window.
+        return _max_along(_max_along(computed_once(x_BHWC), 2, size, stride), 1, size, stride)
     H, W = x_BHWC.shape[1:3]
     reach = [(0, _reach(side, config)) for side in (H, W)]
     window, strides = (1, size, size, 1), (1, stride, stride, 1)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from alexnet_jax.config import BadInput, OptimConfig, Schedule
+from alexnet_jax.networks.layers import computed_once
 from alexnet_jax.training.progress import Progress
 
 Optimiser: TypeAlias = OptimConfig | optax.GradientTransformation
@@ -50,8 +51,8 @@ def update(optim: Optimiser, params: Any, moments: Any, gradients: Any, rates: R
     if optim.rule in ("sgd", "lars", "adam"):
         gradients = with_decay(gradients)
     if optim.rule in ("sgd", "lars"):
-        # With the barrier XLA reads the new velocity. Without it XLA computes it again, from copies of the old one.
-        changes = moments = jax.lax.optimization_barrier(sgd(optim.momentum, moments, gradients, own_rates))
+        # Otherwise XLA's CPU compiler computes the new velocity again, from copies of the old one.
+        changes = moments = jax.tree.map(computed_once, sgd(optim.momentum, moments, gradients, own_rates))
     else:
         directions, moments = _adam(optim).update(gradients, moments)
         if optim.rule in ("adamw", "lamb"):  # their means leave the decay out
