@@ -104,3 +104,11 @@ def run_command(name: str | Path, *arguments: object) -> Ended:
     finally:
         sys.argv = before
     return Ended(code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(params=["cpu", "elsewhere"])
+def platform(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Some layers have one form for CPUs and another for all other platforms. Both run on a CPU."""
+    if request.param == "elsewhere":
+        monkeypatch.setattr(jax.lax, "platform_dependent", lambda *arrays, default, **_: default(*arrays))
+    return str(request.param)

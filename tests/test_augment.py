@@ -46,7 +46,7 @@ def where(view: np.ndarray, candidates: dict[tuple[int, int, bool], np.ndarray])
 
 
 @pytest.mark.parametrize("pad", [0, 2])
-def test_each_view_is_a_crop_of_the_padded_picture_minus_its_own_mean(pad: int) -> None:
+def test_each_view_is_a_crop_of_the_padded_picture_minus_its_own_mean(pad: int, platform: str) -> None:
     images, mean = pictures(64), statistics().mean_HWC
     centred = np.pad(images - mean, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     places = [

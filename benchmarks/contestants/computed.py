@@ -30,7 +30,7 @@ UPDATES = 5
 
 
 def computed(directory: str, precision: Precision, mesh: Mesh | None = None) -> dict[str, np.ndarray]:
-    """{"fc8": .., "gradient of conv1/kernel": .., "update of conv1/kernel": ..}; in float64 if that is enabled."""
+    """{"logits": .., "gradient of conv1/kernel": .., "update of conv1/kernel": ..}; in float64 if that is enabled."""
     _, config, arrays, images, labels = ours.given(directory)
     wide = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
     params: dict[str, Any] = {}
@@ -40,17 +40,18 @@ def computed(directory: str, precision: Precision, mesh: Mesh | None = None) -> 
     if mesh:
         params = columns.shard(params, config.model, mesh)
     images = jnp.asarray(images, wide)
-    found = dict(functional.features(config.model, mesh, precision)(params, images))
     forward = functional.forward(config.model, mesh, precision)
 
     @jax.jit
     def gradients(params: Any, images: Any) -> Any:
         def loss(params: Any) -> Any:
-            return optax.softmax_cross_entropy_with_integer_labels(forward(params, images), labels).mean()
+            logits = forward(params, images)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), logits
 
-        return jax.grad(loss)(params)
+        return jax.grad(loss, has_aux=True)(params)
 
-    found |= named("gradient of", gradients(params, images))
+    of_params, logits = gradients(params, images)
+    found = {"logits": logits} | named("gradient of", of_params)
     step = make_train_step(forward, lambda images, key, noisy: images, config.optim)
     state = jax.jit(lambda params: new_state(params, config.optim))(params)
     for _ in range(UPDATES):

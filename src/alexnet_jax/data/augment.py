@@ -5,6 +5,7 @@ All randomness depends only on a key and the image's index in the global batch, 
 B batch  H,W height,width of an image  h,w of a crop  C channels
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -72,34 +73,41 @@ def _crop(
 ) -> Array:
     """The crop at `corner` of the padded image, float, mean subtracted, reflected if `flip`."""
 
-    def cut(picture: Array | np.ndarray, corner: Array | tuple[int, int]) -> Array:
+    def cut(picture: Array | np.ndarray, corner: Array | tuple[int, int], flip: Array | bool) -> Array:
         padded = jnp.pad(picture, ((data.pad, data.pad), (data.pad, data.pad), (0, 0)))
-        return jax.lax.dynamic_slice(padded, (*corner, 0), (size, size, picture.shape[-1]))
 
+        def slice_and_reverse(padded: Array) -> Array:
+            crop = jax.lax.dynamic_slice(padded, (*corner, 0), (size, size, picture.shape[-1]))
+            return jnp.where(flip, crop[:, ::-1], crop)
+
+        def by_position(padded: Array) -> Array:
+            # A GPU reads each pixel once; otherwise it reads the crop and its reflection and chooses.
+            along = jnp.arange(size)
+            rows, columns = corner[0] + along, corner[1] + jnp.where(flip, size - 1 - along, along)
+            return padded.at[rows[:, None], columns].get(mode="promise_in_bounds")
+
+        return jax.lax.platform_dependent(padded, cpu=slice_and_reverse, default=by_position)
+
+    crop = cut(image_HWC, corner, flip).astype(jnp.float32)
     if data.mean == "none":
-        mean = jnp.zeros(())
-    elif data.mean == "pixel":
-        mean = cut(mean_HWC, corner)
-    else:
-        H, W = mean_HWC.shape[:2]
-        mean = cut(mean_HWC, ((H + 2 * data.pad - size) // 2, (W + 2 * data.pad - size) // 2))
-    crop = cut(image_HWC, corner).astype(jnp.float32)
-    if data.mean == "centre":
-        # The 2012 code subtracts the mean after the reflection and does not reflect it (convdata_jpeg.py).
-        return jnp.where(flip, crop[:, ::-1], crop) - mean.reshape(size, size, -1)
-    crop = crop - mean.reshape(crop.shape if data.mean == "pixel" else (1, 1, 1))
-    return jnp.where(flip, crop[:, ::-1], crop)
+        return crop
+    if data.mean == "pixel":
+        return crop - cut(mean_HWC, corner, flip)
+    # The 2012 code subtracts the mean after the reflection and does not reflect it (convdata_jpeg.py).
+    H, W = mean_HWC.shape[:2]
+    return crop - cut(mean_HWC, ((H + 2 * data.pad - size) // 2, (W + 2 * data.pad - size) // 2), False)
 
 
 def _add_colour_noise(crop_hwC: Array, key: Array, statistics: Statistics, noisy: Array, data: DataConfig) -> Array:
     if data.colour_noise == "none":
         return crop_hwC
     alpha_C = jax.random.normal(key, statistics.stdev_C.shape)
+    mix = partial(jnp.matmul, precision="highest")  # as on a CPU
     if data.colour_noise == "stdev":
         # convdata.py: a tenth of each component's standard deviation, and the image divided by 1 + 1/10.
-        shift_C = statistics.component_CC @ (alpha_C * statistics.stdev_C)
+        shift_C = mix(statistics.component_CC, alpha_C * statistics.stdev_C)
         return (crop_hwC + 0.1 * noisy * shift_C.reshape(1, 1, -1)) / (1 + 0.1 * noisy)
     # Section 4.1 as printed: alpha times the eigenvalue. It only makes sense for pixels from 0 to 1: on a
     # scale of 0 to 255, one standard deviation of alpha would be over a thousand grey levels.
-    shift_C = statistics.component_CC @ (0.1 * alpha_C * jnp.square(statistics.stdev_C / 255)) * 255
+    shift_C = mix(statistics.component_CC, 0.1 * alpha_C * jnp.square(statistics.stdev_C / 255)) * 255
     return crop_hwC + noisy * shift_C.reshape(1, 1, -1)
