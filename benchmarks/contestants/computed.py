@@ -31,15 +31,15 @@ UPDATES = 5
 
 def computed(directory: str, precision: Precision, mesh: Mesh | None = None) -> dict[str, np.ndarray]:
     """{"logits": .., "gradient of conv1/kernel": .., "update of conv1/kernel": ..}; in float64 if that is enabled."""
-    _, config, arrays, images, labels = ours.given(directory)
-    wide = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
+    _, config, arrays, host_images, labels = ours.given(directory)
+    wide = jnp.zeros(1, float).dtype  # float64 if that is enabled
     params: dict[str, Any] = {}
     for name, array in arrays.items():
         layer, kind = name.split("/")
         params.setdefault(layer, {})[kind] = jnp.asarray(array, wide)
     if mesh:
         params = columns.shard(params, config.model, mesh)
-    images = jnp.asarray(images, wide)
+    images = jnp.asarray(host_images, wide)
     forward = functional.forward(config.model, mesh, precision)
 
     @jax.jit

@@ -45,7 +45,12 @@ def convolve(x_BHWC: Array, kernel_HWIO: Array, stride: int, padding: tuple[int,
 
     Its gradients have the precision (`jax.default_matmul_precision`) that is set here, not where they are computed.
     """
-    return _convolution(x_BHWC, kernel_HWIO, stride, padding, jax.config.jax_default_matmul_precision)
+    return _convolution(x_BHWC, kernel_HWIO, stride, padding, _precision())
+
+
+def _precision() -> str | None:
+    precision: str | None = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    return precision
 
 
 def _plain(x_BHWC: Array, kernel_HWIO: Array, stride: int, padding: tuple[int, int], precision: str | None) -> Array:
@@ -94,10 +99,12 @@ def _blocks(x_BHWC: Array, rows: int, columns: int, side: int) -> Array:
 
 
 def _convolve(x_BHWC: Array, kernel_HWIO: Array, stride: int, padding: tuple[int, int], precision: str | None) -> Array:
-    how = {"stride": stride, "padding": padding, "precision": precision}
+    plain, by_blocks = (
+        partial(form, stride=stride, padding=padding, precision=precision) for form in (_plain, _by_blocks)
+    )
     if stride == 1 or x_BHWC.shape[-1] >= 8:
-        return _plain(x_BHWC, kernel_HWIO, **how)
-    return lax.platform_dependent(x_BHWC, kernel_HWIO, cpu=partial(_plain, **how), default=partial(_by_blocks, **how))
+        return plain(x_BHWC, kernel_HWIO)
+    return lax.platform_dependent(x_BHWC, kernel_HWIO, cpu=plain, default=by_blocks)
 
 
 _convolution = jax.custom_vjp(_convolve, nondiff_argnums=(2, 3, 4))
@@ -155,7 +162,7 @@ def convolve_locally(x_BHWC: Array, kernel_hwIO: Array, size: int, stride: int, 
 
 def fully_connect(x_BC: Array, kernel_CU: Array) -> Array:
     """x @ kernel. Reverse mode only. Its gradients have the precision that is set here, as in `convolve`."""
-    return _product(x_BC, kernel_CU, jax.config.jax_default_matmul_precision)
+    return _product(x_BC, kernel_CU, _precision())
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
