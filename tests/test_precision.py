@@ -138,7 +138,7 @@ def test_a_config_from_before_there_was_a_precision_is_float32() -> None:
 
 def test_another_precision_is_refused(tiny: Config) -> None:
     other: Any = "float16"
-    with pytest.raises(BadInput, match="precision is 'float16'; give one of float32, bfloat16"):
+    with pytest.raises(BadInput, match="precision is 'float16'; give one of float32, tf32, bfloat16"):
         Config(precision=other)
     with pytest.raises(BadInput, match="precision is 'float16'"):
         alexnet.forward(tiny.model, precision=other)

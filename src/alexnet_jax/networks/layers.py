@@ -16,6 +16,10 @@ from jax import Array, lax
 from alexnet_jax.config import Pool, ResponseNorm, pooled
 
 
+PARTS = 128
+"""the most parts that a batch is cut into for a kernel gradient on a CPU: each part takes time to compile"""
+
+
 def activation(name: str) -> Callable[[Array], Array]:
     """The activation that `model.activation` names (section 3.1)."""
     function: Callable[[Array], Array] = getattr(jax.nn, name)
@@ -133,7 +137,7 @@ def _convolution_bwd(
         # larger than the caches, so the batch is cut into parts. Every part yields a sum as large as the kernel, so a
         # small kernel can have small parts.
         part = min(max(1 << 20, 8 * kernel_HWIO.size * kernel_HWIO.dtype.itemsize), 8 << 20)
-        pictures = max(1, part // (math.prod(g_BhwO.shape[1:]) * g_BhwO.dtype.itemsize))
+        pictures = max(1, part // (math.prod(g_BhwO.shape[1:]) * g_BhwO.dtype.itemsize), -(-len(g_BhwO) // PARTS))
         starts = range(0, len(g_BhwO), pictures)
         x_BHWC, wide = (array.astype(jnp.promote_types(array.dtype, jnp.float32)) for array in (x_BHWC, g_BhwO))
         sums = [at_once(x_BHWC[start : start + pictures], wide[start : start + pictures], _plain) for start in starts]
