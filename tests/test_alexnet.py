@@ -1,4 +1,4 @@
-"""The network over devices: one set of numbers on every layout, and no more communication than in 2012."""
+"""The network on several devices: the same numbers on every layout, and no more communication than in 2012."""
 
 import re
 from collections import Counter
@@ -37,13 +37,13 @@ def loss_and_gradient(forward: Callable[..., jax.Array]) -> Callable[..., Any]:
 
 
 def relative(a: Any, b: Any) -> float:
-    """The largest relative L2 distance of two leaves; NaN where one is not finite."""
+    """The largest relative L2 distance between two leaves; NaN if a leaf is not finite."""
     pairs = zip(jax.tree.leaves(jax.device_get(a)), jax.tree.leaves(jax.device_get(b)), strict=True)
     return float(np.max([np.linalg.norm(x - y) / np.linalg.norm(x) for x, y in pairs]))
 
 
 class Side(NamedTuple):
-    """The network with fresh parameters, compiled on one layout."""
+    """The network on one layout, with fresh parameters."""
 
     params: Any
     both: Callable[..., Any]
@@ -52,7 +52,7 @@ class Side(NamedTuple):
 
 @pytest.fixture(scope="module")
 def sides(tiny: Config) -> Callable[[tuple[int, int] | None], Side]:
-    """A layout's Side, made once."""
+    """The Side of each layout, made once."""
     return cache(partial(make_side, tiny))
 
 
@@ -73,10 +73,10 @@ def test_every_layout_gives_the_same_loss_and_gradient_with_dropout(
     assert relative(gradient, gradient_there) < 1e-3
 
 
-def test_every_layout_agrees_to_nine_digits_in_float64_and_the_gradient_is_the_slope(
+def test_layouts_agree_to_nine_digits_in_float64_and_the_gradient_is_the_slope_of_the_loss(
     tiny: Config, images: np.ndarray
 ) -> None:
-    """The slope of the loss along a random direction, by differences: gradients neither halved nor doubled."""
+    """A finite difference along a random direction shows whether a gradient is halved or doubled."""
     with jax.enable_x64(True):
         key, wide = jax.random.key(2), images.astype(np.float64)
         sides = cache(partial(make_side, tiny))
@@ -109,10 +109,10 @@ def collectives(compiled: str) -> Counter[str]:
     )
 
 
-def test_the_columns_talk_as_often_as_in_2012(sides: Callable[..., Side], images: np.ndarray) -> None:
-    """Forward: three gathers (conv3, fc6, fc7) and the sum of the logits; backward: three scatters. Nothing else.
+def test_the_columns_communicate_as_often_as_in_2012(sides: Callable[..., Side], images: np.ndarray) -> None:
+    """Forward: three gathers (conv3, fc6, fc7) and the sum of the logits. Backward: three scatters. Nothing else.
 
-    Left out of the count: sums over the data axis, which has one device here.
+    Sums over the data axis, which has one device here, are not counted.
     """
     there = sides((1, 2))
     forward = there.forward.lower(there.params, images).compile().as_text()  # type: ignore[attr-defined]
@@ -130,8 +130,8 @@ def equations(jaxpr: Any) -> Iterator[Any]:
                 yield from equations(inner)
 
 
-def test_the_program_itself_holds_as_many_collectives(tiny: Config, images: np.ndarray) -> None:
-    """The same count where no compiler has touched it, for any backend."""
+def test_the_uncompiled_program_has_the_same_number_of_collectives(tiny: Config, images: np.ndarray) -> None:
+    """The jaxpr does not depend on a compiler or a backend."""
     model, mesh, key = tiny.model, alexnet.make_mesh(2, 2), jax.random.key(0)
     params = alexnet.init(model, key)
     jaxpr = jax.make_jaxpr(loss_and_gradient(alexnet.forward(model, mesh)))(params, images, key).jaxpr
@@ -157,7 +157,7 @@ MEETINGS: dict[str, tuple[Any, ...]] = {
 def test_columns_meet_where_the_config_says_and_nowhere_else(
     tiny: Config, images: np.ndarray, meet: tuple[Any, ...]
 ) -> None:
-    """One gather for each meeting place, with six convolutions; each layer that meets reads all eight maps."""
+    """One gather for each layer named in `meet`, with six convolutions. Such a layer reads all eight maps."""
     model = replace(tiny.model, meet=meet, conv6=replace(tiny.model.conv4, kernels=8))
     params = alexnet.init(model, jax.random.key(0))
     for name in ("conv2", "conv3", "conv4", "conv5", "conv6"):
@@ -174,7 +174,7 @@ def test_columns_meet_where_the_config_says_and_nowhere_else(
     assert relative(gradient, gradient_there) < 1e-3
 
 
-def test_four_columns_on_four_and_two_devices_are_the_network_of_one(tiny: Config, images: np.ndarray) -> None:
+def test_four_columns_give_the_same_numbers_on_one_two_and_four_devices(tiny: Config, images: np.ndarray) -> None:
     four = replace(tiny, model=replace(tiny.model, columns=4, meet=("conv2", "fc6")))
     here, key = make_side(four, None), KEY
     loss, gradient = here.both(here.params, images, key)
@@ -186,7 +186,9 @@ def test_four_columns_on_four_and_two_devices_are_the_network_of_one(tiny: Confi
 
 
 @pytest.mark.parametrize("layout", [None, (1, 2)])
-def test_columns_are_blind_until_conv3(tiny: Config, images: np.ndarray, layout: tuple[int, int] | None) -> None:
+def test_columns_do_not_see_each_other_before_conv3(
+    tiny: Config, images: np.ndarray, layout: tuple[int, int] | None
+) -> None:
     model, mesh = tiny.model, layout and alexnet.make_mesh(*layout)
     params = alexnet.init(model, jax.random.key(0))
     changed = params | {
@@ -204,7 +206,7 @@ def test_columns_are_blind_until_conv3(tiny: Config, images: np.ndarray, layout:
         assert not np.array_equal(before["conv3"][..., half], after["conv3"][..., half])
 
 
-def test_features_are_whole_and_in_the_columns_order_on_any_layout(tiny: Config, images: np.ndarray) -> None:
+def test_features_have_all_channels_in_column_order_on_any_layout(tiny: Config, images: np.ndarray) -> None:
     model, mesh = tiny.model, alexnet.make_mesh(2, 2)
     params = alexnet.init(model, jax.random.key(0))
     here = alexnet.features(model)(params, images)
@@ -217,22 +219,22 @@ def test_features_are_whole_and_in_the_columns_order_on_any_layout(tiny: Config,
     np.testing.assert_array_equal(here["fc8"], alexnet.forward(model)(params, images))
 
 
-def test_dropout_halves_in_the_place_that_the_config_says(tiny: Config, images: np.ndarray) -> None:
-    """Training with the paper's scaling doubles in expectation what the inverted one gives at the next layer."""
+def test_dropout_scales_where_the_config_says(tiny: Config, images: np.ndarray) -> None:
+    """The paper halves activations at test time; inverted dropout doubles them in training."""
     key, params = jax.random.key(1), alexnet.init(tiny.model, jax.random.key(0))
     inverted = replace(tiny.model, dropout_scale="train")
     off = replace(tiny.model, dropout=0.0)
     plain = alexnet.forward(off)(params, images)
     np.testing.assert_array_equal(alexnet.forward(inverted)(params, images), plain)
     assert not np.allclose(alexnet.forward(tiny.model)(params, images), plain, rtol=1e-2)
-    # Two dropout layers, of which each mask halves what the other scaling would have doubled (biases are 0 here).
+    # Two dropout layers, and no biases: inverted dropout gives four times the logits.
     ours = alexnet.forward(tiny.model)(params, images, key=key, train=True)
     theirs = alexnet.forward(inverted)(params, images, key=key, train=True)
     np.testing.assert_allclose(4 * ours, theirs, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(alexnet.forward(off)(params, images, train=True), plain)
 
 
-def test_callers_may_jit_differentiate_and_map(tiny: Config, images: np.ndarray) -> None:
+def test_callers_can_jit_differentiate_and_vmap_the_network(tiny: Config, images: np.ndarray) -> None:
     forward, params = alexnet.forward(tiny.model), alexnet.init(tiny.model, jax.random.key(0))
     expected = forward(params, images)
     np.testing.assert_allclose(jax.jit(forward)(params, images), expected, rtol=1e-5, atol=1e-5)
@@ -251,7 +253,7 @@ def test_callers_may_jit_differentiate_and_map(tiny: Config, images: np.ndarray)
         ("gelu", ("norm", "pool", "activation")),
     ],
 )
-def test_what_follows_a_convolution_follows_in_that_order(
+def test_the_operations_after_a_convolution_run_in_the_order_of_the_config(
     tiny: Config, images: np.ndarray, activation: Any, then: Any
 ) -> None:
     from alexnet_jax.networks import layers
@@ -270,7 +272,7 @@ def test_what_follows_a_convolution_follows_in_that_order(
 
 
 @pytest.mark.parametrize("sizes", [None, (1, 2)])
-def test_an_own_normalisation_takes_the_place_of_lrn_column_by_column(
+def test_the_callers_normalisation_replaces_lrn_in_each_column(
     tiny: Config, images: np.ndarray, sizes: tuple[int, int] | None
 ) -> None:
     def norm(x: jax.Array) -> jax.Array:
@@ -285,16 +287,16 @@ def test_an_own_normalisation_takes_the_place_of_lrn_column_by_column(
     np.testing.assert_allclose(acts["norm1"], expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(alexnet.forward(model, mesh, norm=norm)(params, images), acts["fc8"], rtol=1e-5)
     off = replace(model, norm=False)
-    assert "norm1" not in alexnet.features(off, mesh, norm=norm)(params, images), "model.norm still has the last word"
+    assert "norm1" not in alexnet.features(off, mesh, norm=norm)(params, images), "model.norm=False switches it off"
 
 
-def test_without_normalisation_there_is_none(tiny: Config, images: np.ndarray) -> None:
+def test_norm_false_removes_the_normalisation(tiny: Config, images: np.ndarray) -> None:
     model = replace(tiny.model, norm=False)
     acts = alexnet.features(model)(alexnet.init(model, jax.random.key(0)), images)
     assert not [name for name in acts if name.startswith("norm")]
 
 
-def test_what_does_not_fit_is_said(tiny: Config, images: np.ndarray) -> None:
+def test_bad_input_is_refused_with_its_reason(tiny: Config, images: np.ndarray) -> None:
     params = alexnet.init(tiny.model, jax.random.key(0))
     with pytest.raises(BadInput, match=r"images are \(8, 27, 28, 1\); the network takes \[B, 28, 28, 1\]"):
         alexnet.forward(tiny.model)(params, images[:, 1:])
@@ -322,14 +324,14 @@ def test_what_does_not_fit_is_said(tiny: Config, images: np.ndarray) -> None:
 def test_the_default_mesh_suits_the_machine(
     backend: str, devices: int, sizes: dict[int, tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """CPU devices share the same cores, so more of them than columns would gain nothing."""
+    """CPU devices share the same cores, so there is nothing to gain from more devices than columns."""
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     monkeypatch.setattr(jax, "device_count", lambda: devices)
     found = {columns: suitable_mesh(columns).devices.shape for columns in sizes}
     assert found == sizes
 
 
-def test_the_table_says_what_each_layer_reads(tiny: Config) -> None:
+def test_the_table_shows_what_each_layer_reads(tiny: Config) -> None:
     def reads(model: Any) -> dict[str, str]:
         return {row.layer: row.reads for row in functional.describe(model)}
 
@@ -341,10 +343,10 @@ def test_the_table_says_what_each_layer_reads(tiny: Config) -> None:
     assert set(reads(replace(tiny.model, columns=1)).values()) == {"the image", "everything"}
 
 
-def test_lrn_across_columns_is_the_same_on_any_layout_and_not_that_of_the_columns(
+def test_lrn_across_columns_is_the_same_on_any_layout_and_differs_from_lrn_within_columns(
     tiny: Config, images: np.ndarray
 ) -> None:
-    """Caffe's windows see two maps of the neighbour: values and gradients in float64, seven maps wide on purpose."""
+    """Values and gradients in float64. The window is seven maps wide, so that it reaches far into the other column."""
     norm = replace(tiny.model.lrn, n=7, alpha=1.0)
     model = replace(tiny.model, lrn_across_columns=True, lrn=norm)
     with jax.enable_x64(True):
@@ -361,8 +363,8 @@ def test_lrn_across_columns_is_the_same_on_any_layout_and_not_that_of_the_column
         assert relative(alexnet.forward(model)(params, wide), apart) > 1e-3
 
 
-def test_only_lrn_across_columns_pays_for_it(tiny: Config, images: np.ndarray) -> None:
-    """Two norms, each with a few maps to the left and to the right; none without (counted elsewhere too)."""
+def test_lrn_across_columns_exchanges_only_the_border_maps(tiny: Config, images: np.ndarray) -> None:
+    """Each of the two norms sends a few maps to the left and a few to the right."""
     model, mesh = replace(tiny.model, lrn_across_columns=True), alexnet.make_mesh(1, 2)
     params = alexnet.shard(alexnet.init(model, jax.random.key(0)), model, mesh)
     compiled = alexnet.forward(model, mesh).lower(params, images).compile().as_text()  # type: ignore[attr-defined]
@@ -382,8 +384,8 @@ def test_the_sixth_convolution_reads_all_columns(tiny: Config, images: np.ndarra
     assert collectives(compiled) == {"all-gather": 4, "all-reduce": 1}
 
 
-def test_dropout_in_front_of_fc6_is_the_same_on_any_layout(tiny: Config, images: np.ndarray) -> None:
-    """torchvision drops the inputs of fc6 and fc7: maps then, whose masks belong to picture and column too."""
+def test_dropout_before_fc6_is_the_same_on_any_layout(tiny: Config, images: np.ndarray) -> None:
+    """As in torchvision. What fc6 reads are maps; their masks, too, must depend on the image and the column only."""
     model = replace(tiny.model, dropout_before=("fc6", "fc7"), dropout_scale="train")
     key, params, mesh = jax.random.key(3), alexnet.init(model, jax.random.key(0)), alexnet.make_mesh(2, 2)
     here = alexnet.forward(model)(params, images, key=key, train=True)
