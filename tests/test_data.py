@@ -19,14 +19,16 @@ from alexnet_jax.data import pipeline, records, writing
 from alexnet_jax.data.records import TRAIN, VALIDATION, Records
 
 
-def test_images_are_read_as_they_were_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shape", [(5, 6, 3), (80, 90, 3)], ids=["small", "large"])
+def test_images_are_read_as_they_were_written(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    """Small images are decoded in one thread, large ones in several."""
     rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 256, (7, 5, 6, 3), np.uint8)
+    pictures = rng.integers(0, 256, (7, *shape), np.uint8)
     examples = [(picture, label % 2) for label, picture in enumerate(pictures)]
     writing.write(tmp_path / "set", {TRAIN: examples[:5], VALIDATION: examples[5:]}, ["a", "b"], "test")
     read = Records(tmp_path / "set")
     assert (read.image_shape, read.classes, read.examples(TRAIN), read.examples(VALIDATION)) == (
-        (5, 6, 3),
+        shape,
         ["a", "b"],
         5,
         2,
@@ -49,7 +51,7 @@ def test_a_set_too_large_for_memory_is_read_record_by_record(tiny_data: Path, mo
     read = Records(tiny_data)
     for name, array in read.gather(TRAIN, np.array([40, 2, 2])).items():
         np.testing.assert_array_equal(array, kept[name])
-    assert "_kept" not in vars(read)
+    assert not read._kept
 
 
 def test_the_embedded_set_is_balanced_and_real() -> None:
