@@ -55,10 +55,11 @@ def numeric_gradient(f: Callable[[np.ndarray], np.ndarray], x: np.ndarray, g: np
     return gradient
 
 
-def gradient(f: Callable[[jax.Array], jax.Array], x: np.ndarray, g: np.ndarray) -> np.ndarray:
-    return np.asarray(jax.vjp(f, jnp.asarray(x))[1](jnp.asarray(g))[0])
+def gradient(f: Callable[[jax.Array], jax.Array], x: np.ndarray | jax.Array, g: np.ndarray | jax.Array) -> np.ndarray:
+    return np.asarray(jax.jit(lambda x, g: jax.vjp(f, x)[1](g)[0])(x, g))  # one program compiles faster than many
 
 
+pool = jax.jit(layers.pool, static_argnums=1)
 NORMS = [ResponseNorm(), ResponseNorm(k=1.0, n=5, alpha=0.3, beta=0.75), ResponseNorm(k=1.5, n=4, alpha=0.2, beta=0.5)]
 
 
@@ -99,7 +100,7 @@ def test_map_norm_equals_the_formula() -> None:
 def test_pool_equals_the_formula(kind: str, shape: tuple[int, int], size: int, stride: int) -> None:
     config = Pool(kind, size, stride)
     x = np.random.default_rng(2).normal(size=(2, *shape, 3)).astype(np.float32)
-    np.testing.assert_allclose(layers.pool(jnp.asarray(x), config), slow_pool(x, config), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(pool(x, config), slow_pool(x, config), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(9, 7), (8, 11), (3, 3), (2, 5)])
@@ -116,7 +117,7 @@ def test_the_gradient_of_max_pooling_is_that_of_reduce_window(shape: tuple[int, 
         window, strides = (1, size, size, 1), (1, stride, stride, 1)
         return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, [(0, 0), *reach, (0, 0)])
 
-    np.testing.assert_array_equal(layers.pool(jnp.asarray(x), config), plain(jnp.asarray(x)))
+    np.testing.assert_array_equal(pool(x, config), plain(jnp.asarray(x)))
     np.testing.assert_array_equal(gradient(lambda x: layers.pool(x, config), x, g), gradient(plain, x, g))
 
 
@@ -177,13 +178,20 @@ def test_the_gradients_of_a_convolution_are_those_of_jax(
         x, kernel = (
             jnp.asarray(rng.normal(size=shape), dtype) for shape in ((2, side, side + 3, 3), (size, size, 3, 5))
         )
-        plain, of_plain = jax.vjp(lambda x, kernel: plain_convolution(x, kernel, stride, padding), x, kernel)
-        ours, of_ours = jax.vjp(lambda x, kernel: layers.convolve(x, kernel, stride=stride, padding=padding), x, kernel)
-        np.testing.assert_array_equal(ours, plain)
+        plain = plain_convolution(x, kernel, stride, padding)
         g = jnp.asarray(rng.normal(size=plain.shape), dtype)
+
+        @jax.jit
+        def both(x: jax.Array, kernel: jax.Array, g: jax.Array) -> Any:
+            _, of_plain = jax.vjp(lambda x, kernel: plain_convolution(x, kernel, stride, padding), x, kernel)
+            y, of_y = jax.vjp(lambda x, kernel: layers.convolve(x, kernel, stride=stride, padding=padding), x, kernel)
+            return y, of_y(g), of_plain(g)
+
+        ours, of_ours, of_plain = both(x, kernel, g)
+        np.testing.assert_array_equal(ours, plain)
         # Rounding to bfloat16 changes a number by up to 2^-9 of itself; sums are computed in more bits.
         tolerance = 1e-12 if dtype == jnp.float64 else 2**-8
-        for mine, theirs in zip(of_ours(g), of_plain(g), strict=True):
+        for mine, theirs in zip(of_ours, of_plain, strict=True):
             assert mine.dtype == dtype
             mine, theirs = (np.asarray(gradient, np.float64) for gradient in (mine, theirs))
             np.testing.assert_allclose(mine, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
@@ -243,24 +251,23 @@ def test_max_pooling_of_bfloat16_breaks_ties_as_reduce_window_does(shape: tuple[
     def plain(x: jax.Array) -> jax.Array:
         reach = [(0, (pooled(side, config) - 1) * 2 + 3 - side) for side in shape]
         return lax.reduce_window(
-            x, jnp.array(-jnp.inf, x.dtype), lax.max, (1, 3, 3, 1), (1, 2, 2, 1), [(0, 0), *reach, (0, 0)]
+            x, np.array(-np.inf, x.dtype), lax.max, (1, 3, 3, 1), (1, 2, 2, 1), [(0, 0), *reach, (0, 0)]
         )
 
-    y, back = jax.vjp(plain, x)
-    ours, our_back = jax.vjp(lambda x: layers.pool(x, config), x)
-    np.testing.assert_array_equal(ours, y)
+    y = plain(x)
+    np.testing.assert_array_equal(pool(x, config), y)
     g = jnp.asarray(rng.integers(1, 5, y.shape), jnp.bfloat16)  # their sums are exact
-    np.testing.assert_array_equal(our_back(g)[0], back(g)[0])
+    np.testing.assert_array_equal(gradient(lambda x: layers.pool(x, config), x, g), gradient(plain, x, g))
 
 
 def test_dropout_masks_depend_on_the_image_and_the_column() -> None:
-    key = jax.random.key(0)
-    whole = layers.dropout_mask(key, jnp.arange(6), jnp.arange(2), 50, 0.3)
-    part = layers.dropout_mask(key, jnp.arange(4, 6), jnp.array([1]), 50, 0.3)
+    key, dropout_mask = jax.random.key(0), jax.jit(layers.dropout_mask, static_argnums=(3, 4))
+    whole = dropout_mask(key, jnp.arange(6), jnp.arange(2), 50, 0.3)
+    part = dropout_mask(key, jnp.arange(4, 6), jnp.array([1]), 50, 0.3)
     np.testing.assert_array_equal(whole[4:, 50:], part)
     assert not np.array_equal(whole[:, :50], whole[:, 50:])
     assert not np.array_equal(whole[0], whole[1])
-    many = layers.dropout_mask(key, jnp.arange(100), jnp.arange(2), 100, 0.3)
+    many = dropout_mask(key, jnp.arange(100), jnp.arange(2), 100, 0.3)
     assert float(many.mean()) == pytest.approx(0.7, abs=0.015)
 
 
