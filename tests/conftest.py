@@ -8,11 +8,13 @@ import sys
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
+import alexnet_jax as alexnet
 from alexnet_jax.config import Config, Conv, Dense, Schedule, presets
 from alexnet_jax.data import records, writing
 
@@ -21,6 +23,7 @@ CACHE = tempfile.TemporaryDirectory(prefix="alexnet_jax-")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
 
 jax.config.update("jax_compilation_cache_dir", CACHE.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # as the commands set it
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -46,6 +49,12 @@ def tiny() -> Config:
     # A plateau that drops at once, because a run must remember its plateau across an interruption.
     optim = replace(fashion.optim, batch=8, epochs=3.0, bias_schedule=Schedule("plateau", patience=1))
     return replace(fashion, model=model, optim=optim)
+
+
+@pytest.fixture(scope="session")
+def tiny_params(tiny: Config) -> Any:
+    """Fresh parameters of the tiny network. A test that gives them to a training step must copy them."""
+    return alexnet.init(tiny.model, jax.random.key(0))
 
 
 @pytest.fixture(scope="session")
