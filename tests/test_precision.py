@@ -51,11 +51,10 @@ def test_layers_compute_in_bfloat16_and_all_else_is_float32(name: str, layout: t
         assert types((state.params, metrics)) == {jnp.dtype(jnp.float32)}
 
 
-def test_the_columns_exchange_bfloat16(tiny: Config, images: np.ndarray) -> None:
+def test_the_columns_exchange_bfloat16(tiny: Config, tiny_params: Any, images: np.ndarray) -> None:
     """In the uncompiled program. XLA's CPU backend has no sums in bfloat16 and widens some."""
     forward = alexnet.forward(tiny.model, alexnet.make_mesh(1, 2), "bfloat16")
-    params, key = alexnet.init(tiny.model, jax.random.key(0)), jax.random.key(1)
-    jaxpr = jax.make_jaxpr(loss_and_gradient(forward))(params, images, key).jaxpr
+    jaxpr = jax.make_jaxpr(loss_and_gradient(forward))(tiny_params, images, jax.random.key(1)).jaxpr
     sent: dict[str, list[Any]] = {}
     for equation in equations(jaxpr):
         if "column" in str(equation.params.get("axes", equation.params.get("axis_name"))):
@@ -65,7 +64,9 @@ def test_the_columns_exchange_bfloat16(tiny: Config, images: np.ndarray) -> None
     assert sums == [jnp.float32], "the logits"
 
 
-def test_gradients_are_as_close_to_those_of_float32_as_eight_bits_allow(tiny: Config, images: np.ndarray) -> None:
+def test_gradients_are_as_close_to_those_of_float32_as_eight_bits_allow(
+    tiny: Config, tiny_params: Any, images: np.ndarray
+) -> None:
     """Rounding to bfloat16 changes a number by up to 2^-9 of itself, and a gradient passes some twenty roundings.
 
     They are independent, so an error of several times 2^-9 is expected, and 16 times is allowed. That only holds
@@ -73,8 +74,9 @@ def test_gradients_are_as_close_to_those_of_float32_as_eight_bits_allow(tiny: Co
     here. Dropout is on; with another mask, or with columns that meet in the wrong way, the error would be far larger.
     """
     model, mesh = replace(tiny.model, activation="tanh", pool=Pool("average")), alexnet.make_mesh(2, 2)
-    params = alexnet.init(model, jax.random.key(0))
-    here, there = loss_and_gradient(alexnet.forward(model)), loss_and_gradient(alexnet.forward(model, mesh, "bfloat16"))
+    params = tiny_params
+    networks = alexnet.forward(model), alexnet.forward(model, mesh, "bfloat16")
+    here, there = (jax.jit(loss_and_gradient(network)) for network in networks)
     loss, gradient = here(params, images, jax.random.key(2))
     loss_there, gradient_there = there(alexnet.shard(params, model, mesh), images, jax.random.key(2))
     assert types(gradient_there) == {jnp.dtype(jnp.float32)}
@@ -90,9 +92,9 @@ def test_the_gradient_of_a_bias_is_exact_in_a_long_sum() -> None:
     assert float(gradient.sum()) == 16**3
 
 
-def test_biases_are_added_in_float32(tiny: Config, images: np.ndarray) -> None:
+def test_biases_are_added_in_float32(tiny: Config, tiny_params: Any, images: np.ndarray) -> None:
     """The logits are biases alone, with a value that bfloat16 cannot represent."""
-    params = jax.tree.map(jnp.zeros_like, alexnet.init(tiny.model, jax.random.key(0)))
+    params = jax.tree.map(jnp.zeros_like, tiny_params)
     params["fc8"]["bias"] += 1.001
     assert float(jnp.asarray(1.001, jnp.bfloat16)) == 1.0
     np.testing.assert_allclose(alexnet.forward(tiny.model, precision="bfloat16")(params, images), 1.001, rtol=1e-6)
