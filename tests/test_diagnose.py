@@ -14,9 +14,11 @@ from alexnet_jax.config import Config, presets
 from alexnet_jax.data.records import EMBEDDED, Records
 from alexnet_jax.diagnose import Diagnosis, Layer, look, verdict
 
+embedded = Records(EMBEDDED)  # decoded once for all tests
+
 
 def examined(config: Config) -> Diagnosis:
-    return diagnose.examine(config, Records(EMBEDDED))
+    return diagnose.examine(config, embedded)
 
 
 def small_weights_and_biases_of_1(config: Config) -> Config:

@@ -19,7 +19,8 @@ from conftest import run_command
 
 import alexnet_jax as alexnet
 from alexnet_jax.config import BadInput, Config, Schedule
-from alexnet_jax.data.records import EMBEDDED, Records
+from alexnet_jax.data import writing
+from alexnet_jax.data.records import EMBEDDED, TRAIN, VALIDATION, Records
 from alexnet_jax.networks import columns
 from alexnet_jax.training import checkpoint
 from alexnet_jax.training.fit import about
@@ -371,9 +372,23 @@ def test_the_callers_init_sets_the_weights_of_the_configs_network(
 # --------------------------------------------------------------------------------------------------------- examples
 
 
+@pytest.fixture(scope="module")
+def some_embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few of the embedded images."""
+    embedded, directory = Records(EMBEDDED), tmp_path_factory.mktemp("data") / "some"
+    splits = {}
+    for split, count in ((TRAIN, 128), (VALIDATION, 40)):
+        few = embedded.gather(split, np.arange(count))
+        splits[split] = list(zip(few["image"], map(int, few["label"]), strict=True))
+    writing.write(directory, splits, embedded.classes, embedded.meta["source"])
+    return directory
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_runs(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Unchanged, but with two steps per run."""
+def test_an_example_runs(path: Path, some_embedded: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Unchanged, but with two steps per run and fewer embedded images."""
+    monkeypatch.setattr("alexnet_jax.training.fit.EMBEDDED", some_embedded)
+    monkeypatch.setattr("alexnet_jax.training.meter.EMBEDDED", some_embedded)
     assert len(path.read_text().splitlines()) <= 30
     whole_fit: Callable[..., Any] = alexnet.fit
     monkeypatch.chdir(tmp_path)
