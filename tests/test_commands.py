@@ -20,7 +20,7 @@ from alexnet_jax.config import Config, flat, from_json
 from alexnet_jax.data import records, writing
 from alexnet_jax.training.fit import advice
 
-STEPS = 17  # ceil(3 epochs x 44 pictures / 8)
+STEPS = 17  # ceil(3 epochs x 44 images / 8)
 
 
 def train(tiny_file: Path, data: Path, run: Path, *more: object) -> Ended:
@@ -56,7 +56,7 @@ def test_a_run_leaves_config_metrics_checkpoints_and_tensorboard_files(whole: tu
     training = [line for line in lines if "train/loss" in line]
     validation = [line for line in lines if "validation/loss" in line]
     assert [line["step"] for line in training] == [4, 8, 12, 16]
-    assert [line["step"] for line in validation] == [6, 11, 17], "the steps that end an epoch of 44 pictures"
+    assert [line["step"] for line in validation] == [6, 11, 17], "the steps that end an epoch of 44 images"
     assert set(training[0]) == {
         "step", "epoch", "train/loss", "train/top1_error", "learning_rate", "images_per_second", "data_wait",
     }  # fmt: skip

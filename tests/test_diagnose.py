@@ -44,7 +44,7 @@ def test_small_weights_with_biases_of_1_are_found() -> None:
     assert said.startswith("The network cannot tell the images apart: activations vary between images by only"), said
     assert "of their size after conv4" in said
     assert "the loss stays near 2.303" in said
-    assert found.losses[-1] == pytest.approx(math.log(10), abs=0.1), "the loss really stays there"
+    assert found.losses[-1] == pytest.approx(math.log(10), abs=0.1), "the loss must really stay there"
 
 
 def test_the_tutorials_std_of_1_is_found() -> None:

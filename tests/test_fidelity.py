@@ -78,13 +78,13 @@ def shows(config: Config, name: str, value: Any) -> bool:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_field_in_which_a_preset_differs_is_on_the_page(name: str) -> None:
-    """Changing the field in either of the two presets shows: the stairs of a schedule only matter to a staircase."""
+    """A change of the field shows in one of the two presets: the stairs of a schedule only matter to a staircase."""
     config = preset(name)
     first = next(other for other in PRESETS.values() if type(other.model) is type(config.model))
     for field in diff(first, config).keys() - {"preset"}:
         layer = ".".join(field.split(".")[:2])
         both = [attrgetter(layer)(either) for either in (first, config)]
-        # If neither lacks the layer, the whole layer is replaced.
+        # Only the field is replaced, unless one of the two lacks the layer.
         if layer != field and None not in both:
             layer, both = field, [attrgetter(field)(either) for either in (first, config)]
         assert shows(first, layer, both[1]) or shows(config, layer, both[0]), field

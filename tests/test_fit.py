@@ -272,7 +272,7 @@ def test_the_callers_network_trains_resumes_and_is_evaluated_on_any_mesh(
     for x, y in zip(jax.tree.leaves(one.params), jax.tree.leaves(whole.params), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
     figures = alexnet.evaluate(whole.path, mesh=mesh, forward=linear, progress=False)
-    assert figures["top1_error"] < 0.5, "it tells the three grey levels apart"
+    assert figures["top1_error"] < 0.5, "the network must tell three grey levels apart"
     config_there, params = alexnet.load(whole.path)
     assert same(params, jax.device_get(whole.params))
     assert config_there == whole.config
@@ -328,7 +328,7 @@ def test_the_callers_optimiser_replaces_the_rule(tiny: Config, tiny_data: Path, 
     fit("a", 3, adam)
     whole, resumed = fit("b", 5, adam), fit("a", 5, adam)
     assert same(whole.params, resumed.params)
-    assert "learning_rate" not in whole.metrics[0], "only the optimiser knows it"
+    assert "learning_rate" not in whole.metrics[0], "only the optimiser knows its rate"
     assert whole.config.own == (("optimiser", "ScaleByAdamState EmptyState"),)
     with pytest.raises(BadInput, match="ScaleByAdamState EmptyState"):
         fit("a", 6, optax.sgd(0.1))

@@ -81,7 +81,7 @@ def test_probabilities_are_those_of_the_network(run: Path, tiny_data: Path, gall
         picture = open_picture(Path(answer["image"]), (28, 28, 1), "crop")
         np.testing.assert_allclose(probabilities(answer), expected(run, tiny_data, picture, crops), rtol=1e-5)
     assert len({tuple(probabilities(answer)) for answer in found}) == len(ORDER), (
-        "pictures that the network tells apart"
+        "the network must tell the pictures apart"
     )
 
 
@@ -126,7 +126,7 @@ def test_pictures_are_made_square_as_the_config_says(run: Path, tiny_data: Path,
         for square in ("crop", "warp")
     )
     np.testing.assert_allclose(probabilities(answer), warp, rtol=1e-5)
-    assert not np.allclose(crop, warp, rtol=1e-4), "pictures that the network tells apart"
+    assert not np.allclose(crop, warp, rtol=1e-4), "the network must tell them apart"
 
 
 def test_predict_takes_files_folders_and_patterns(run: Path, gallery: Path) -> None:

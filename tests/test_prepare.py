@@ -398,7 +398,7 @@ def test_pictures_that_have_been_repaired_are_read(broken: Path, folder: Path, m
     assert Records(directory).examples(TRAIN) == TRAINING + 3
 
 
-def test_a_shard_may_have_no_readable_picture_but_a_split_must(folder: Path, tmp_path: Path) -> None:
+def test_a_shard_may_lack_readable_pictures_but_a_split_may_not(folder: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(folder, source)
     for path in sorted((source / "train").rglob("*.JPEG"))[4:]:

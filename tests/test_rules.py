@@ -48,7 +48,7 @@ def test_a_file_directly_in_the_package_is_a_command_or_its_shell() -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_imports_no_other_command(name: str) -> None:
     imported = rooms_imported(SOURCE / f"{name}.py")
-    assert imported.isdisjoint(COMMANDS), "what commands share belongs into a folder"
+    assert imported.isdisjoint(COMMANDS), "what commands share belongs in one of the folders"
     assert imported <= MAY_IMPORT.keys() | {"command_line"}
 
 

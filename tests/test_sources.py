@@ -157,7 +157,7 @@ def test_a_broken_link_is_a_picture_that_cannot_be_read(tmp_path: Path, unpacked
     src = put(tmp_path / "src", {"train/a/1.png": b"1", "val/a/2.png": b"2"})
     for name, target in {"gone": "no.png", "inside": "1.png/no", "itself": "itself.png"}.items():
         (src / f"train/a/{name}.png").symlink_to(target)
-    (src / "train/a/loop").symlink_to("loop")  # no suffix, as a folder
+    (src / "train/a/loop").symlink_to("loop")  # without a suffix, like a folder
     (src / "train/loop").symlink_to("loop")
     found = find(src, unpacked)
     assert names(found, "train") == ["a/1.png", "a/gone.png", "a/inside.png", "a/itself.png"]
