@@ -1,4 +1,4 @@
-"""Four CPU devices for everybody, strict broadcasting, a cache of their own, and small things that many tests share."""
+"""Four CPU devices, strict broadcasting, a compilation cache for the session, and what many tests share."""
 
 import contextlib
 import io
@@ -8,19 +8,22 @@ import sys
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
+import alexnet_jax as alexnet
 from alexnet_jax.config import Config, Conv, Dense, Schedule, presets
 from alexnet_jax.data import records, writing
 
-# What commands compile, here or in processes of their own, is kept while the tests last and not in the user's cache.
+# Programs compiled here or in child processes are kept for the session, and stay out of the user's cache.
 CACHE = tempfile.TemporaryDirectory(prefix="alexnet_jax-")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
 
 jax.config.update("jax_compilation_cache_dir", CACHE.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # as the commands set it
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -29,7 +32,7 @@ CLASSES = ["round", "square", "other"]
 
 @pytest.fixture(scope="session")
 def tiny() -> Config:
-    """`fashion` with a few kernels: every kind of layer, three exchanges and the sum."""
+    """`fashion` with few kernels: every kind of layer, three exchanges and the sum."""
     both = ("activation", "norm", "pool")
     fashion = presets.preset("fashion")
     model = replace(
@@ -43,14 +46,20 @@ def tiny() -> Config:
         fc7=Dense(16, std=0.2),
         fc8=Dense(len(CLASSES), std=0.1),
     )
-    # A plateau that drops at once: what it has seen must survive an interruption.
+    # A plateau that drops at once, because a run must remember its plateau across an interruption.
     optim = replace(fashion.optim, batch=8, epochs=3.0, bias_schedule=Schedule("plateau", patience=1))
     return replace(fashion, model=model, optim=optim)
 
 
 @pytest.fixture(scope="session")
+def tiny_params(tiny: Config) -> Any:
+    """Fresh parameters of the tiny network. A test that gives them to a training step must copy them."""
+    return alexnet.init(tiny.model, jax.random.key(0))
+
+
+@pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """44 training and 21 validation pictures of noise around a class's own grey level: neither fills its batches."""
+    """44 training and 21 validation images: noise around one grey level per class. Neither fills its last batch."""
     rng = np.random.default_rng(0)
 
     def examples(count: int) -> list[tuple[np.ndarray, int]]:
@@ -64,7 +73,7 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_file(tiny: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny config as a file that the train command takes."""
+    """The tiny config as a Python file for the train command."""
     path = tmp_path_factory.mktemp("config") / "tiny.py"
     names = "Config, Conv, DataConfig, Dense, ModelConfig, OptimConfig, Pool, ResponseNorm, Schedule"
     path.write_text(f"from alexnet_jax.config import {names}\n\nCONFIG = {tiny!r}\n")
@@ -73,7 +82,7 @@ def tiny_file(tiny: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Ended:
-    """A command that has run in this process."""
+    """What a command that ran in this process returned and printed."""
 
     code: int
     out: str
@@ -81,7 +90,7 @@ class Ended:
 
     @property
     def refused(self) -> str:
-        """The one sentence that bad input was answered with."""
+        """The one sentence that the command printed about bad input."""
         assert self.code == 2, self
         assert self.err.startswith("error: "), self.err
         assert self.err.count("\n") == 1, f"more than one line: {self.err}"

@@ -1,4 +1,4 @@
-"""The examples in the docstrings of the functional API, run in the order of a first session."""
+"""The docstrings of the functional API have examples. They run here in the order of a first session."""
 
 import doctest
 import inspect
@@ -25,9 +25,9 @@ def test_every_public_name_is_documented_with_an_example_that_runs(
         function = getattr(alexnet, name)
         text = inspect.getdoc(function)
         assert text
-        assert "BadInput" in text or name == "init", f"{name} says what it raises"
+        assert "BadInput" in text or name == "init", f"{name} must say what it raises"
         test = doctest.DocTestParser().get_doctest(text, known, name, None, None)
-        assert test.examples, f"{name} has an example"
+        assert test.examples, f"{name} must have an example"
         assert runner.run(test, clear_globs=False).failed == 0, name
 
 

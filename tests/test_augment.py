@@ -1,4 +1,4 @@
-"""Crops, reflections, means and colour noise against plain slicing in NumPy."""
+"""Crops, reflections, means and colour noise against plain NumPy."""
 
 from functools import partial
 from typing import Any
@@ -46,7 +46,7 @@ def where(view: np.ndarray, candidates: dict[tuple[int, int, bool], np.ndarray])
 
 
 @pytest.mark.parametrize("pad", [0, 2])
-def test_each_view_is_a_crop_of_the_padded_picture_minus_its_own_mean(pad: int, platform: str) -> None:
+def test_each_view_is_a_crop_of_the_padded_image_minus_the_mean_there(pad: int, platform: str) -> None:
     images, mean = pictures(64), statistics().mean_HWC
     centred = np.pad(images - mean, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     places = [
@@ -59,13 +59,13 @@ def test_each_view_is_a_crop_of_the_padded_picture_minus_its_own_mean(pad: int, 
     assert 16 < sum(place[2] for place in places) < 48
 
 
-def test_the_2012_code_subtracts_the_central_mean_wherever_the_crop_is() -> None:
+def test_mean_centre_subtracts_the_central_mean_from_every_crop() -> None:
     images, mean = pictures(16), np.asarray(statistics().mean_HWC)[1:8, 1:8]
     for view, picture in zip(views(DataConfig(mean="centre", colour_noise="none"), images), images, strict=True):
         where(view, {at: crop - mean for at, crop in all_crops(picture.astype(np.float32), 7).items()})
 
 
-def test_pictures_of_a_run_share_crop_and_flip() -> None:
+def test_consecutive_images_share_crop_and_flip_if_the_config_says_so() -> None:
     same = np.repeat(pictures(1), 12, axis=0)
     one = views(DataConfig(crop_run=4, colour_noise="none"), same)
     assert [np.array_equal(one[i], one[i + 1]) for i in range(11)].count(True) >= 9
@@ -73,15 +73,15 @@ def test_pictures_of_a_run_share_crop_and_flip() -> None:
     assert not np.array_equal(one[0], one[4])
 
 
-def test_switched_off_the_view_is_the_centre() -> None:
+def test_without_augmentation_the_view_is_the_central_crop() -> None:
     images = pictures()
     plain = views(DataConfig(crop=False, flip=False, colour_noise="none"), images)
     np.testing.assert_allclose(plain, (images - statistics().mean_HWC)[:, 1:8, 1:8], atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["stdev", "eigenvalue"])
-def test_colour_noise_lies_along_the_components_with_their_spread(kind: str) -> None:
-    """stdev: 0.1 x standard deviation, shrunk by 1.1; eigenvalue: 0.1 x variance, for pixels from 0 to 1."""
+def test_colour_noise_has_the_spread_of_each_principal_component(kind: str) -> None:
+    """stdev: 0.1 x standard deviation, and all divided by 1.1. eigenvalue: 0.1 x variance, of pixels from 0 to 1."""
     images = np.repeat(pictures(1), 4000, axis=0)
     fixed = {"crop": False, "flip": False}
     noisy = views(DataConfig(colour_noise=kind, **fixed), images)
@@ -99,7 +99,7 @@ def test_colour_noise_lies_along_the_components_with_their_spread(kind: str) -> 
 
 
 def slow_view(data: DataConfig, picture: np.ndarray, index: int, size: int) -> np.ndarray:
-    """What the training step shows of a picture, one pixel after the other, in float64; only the dice are JAX's."""
+    """The training view of one image, pixel by pixel in float64. Only the random numbers come from JAX."""
     mean_HWC, stdev_C, component_CC = (np.asarray(value, np.float64) for value in statistics(len(picture)))
     H, W, C = picture.shape
     room = H + 2 * data.pad - size
@@ -138,14 +138,14 @@ def slow_view(data: DataConfig, picture: np.ndarray, index: int, size: int) -> n
     ],
     ids=["paper", "cuda_convnet", "scaled", "padded"],
 )
-def test_the_view_is_that_of_a_slow_version(data: DataConfig) -> None:
+def test_the_training_view_equals_a_slow_version(data: DataConfig) -> None:
     images = pictures(70)  # two runs of 32 and the beginning of a third
     seen = views(data, images)
     for index in [0, 1, 2, 31, 32, 33, 63, 64, 69]:
         np.testing.assert_allclose(seen[index], slow_view(data, images[index], index, 7), atol=1e-3 * data.scale)
 
 
-def test_the_reflection_says_nothing_of_the_colour() -> None:
+def test_reflection_and_colour_noise_are_independent() -> None:
     """They are drawn from different keys."""
     picture = np.zeros((1000, 4, 4, 3), np.uint8)
     picture[:, :, 2:] = 200
@@ -179,7 +179,7 @@ def oblong() -> tuple[np.ndarray, augment.Statistics]:
 
 @pytest.mark.parametrize("mean", ["pixel", "centre"])
 def test_images_need_not_be_square(mean: Any) -> None:
-    """Crops reach every row and every column; the ten views keep rows and columns apart."""
+    """Crops reach every row and every column, and the ten views do not mix up rows and columns."""
     images, measured = oblong()
     data = DataConfig(mean=mean, flip=False, scale=0.5, colour_noise="none")
     centre = measured.mean_HWC[1:8, 2:9]
@@ -202,7 +202,7 @@ def test_images_need_not_be_square(mean: Any) -> None:
         np.testing.assert_allclose(view, np.stack([own[top, left, False] for own in crops]), atol=1e-3)
 
 
-def test_a_picture_gets_the_same_view_on_any_layout() -> None:
+def test_an_image_gets_the_same_view_on_any_layout() -> None:
     images, data = pictures(), DataConfig(colour_noise="stdev")
 
     def per_device(images: jax.Array, index: jax.Array, key: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""What all commands share: where compiled programs are kept."""
+"""What all commands share: the compilation cache, memory, devices, options and errors."""
 
 import os
 import platform
@@ -18,7 +18,7 @@ from alexnet_jax.config import BadInput, preset, to_json
 
 @pytest.fixture
 def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """A home directory of a user who has set nothing."""
+    """The home directory of a user who has configured nothing."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr("sys.platform", "linux")
@@ -27,38 +27,38 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     jax.config.update("jax_compilation_cache_dir", CACHE.name)
 
 
-def kept_in() -> str | None:
+def cache_directory() -> str | None:
     keep_compiled()
     return jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
 
 
 def test_compiled_programs_are_kept_in_the_users_cache(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert kept_in() == str(home / ".cache" / "alexnet_jax" / "xla")
-    assert os.stat(home / ".cache" / "alexnet_jax" / "xla").st_mode & 0o077 == 0, "what lies there is executed"
-    assert kept_in() == str(home / ".cache" / "alexnet_jax" / "xla"), "a directory that is chosen is left"
+    assert cache_directory() == str(home / ".cache" / "alexnet_jax" / "xla")
+    assert os.stat(home / ".cache" / "alexnet_jax" / "xla").st_mode & 0o077 == 0, "programs in it are executed"
+    assert cache_directory() == str(home / ".cache" / "alexnet_jax" / "xla"), "a second call changes nothing"
     jax.config.update("jax_compilation_cache_dir", None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "elsewhere"))
-    assert kept_in() == str(home / "elsewhere" / "alexnet_jax" / "xla")
+    assert cache_directory() == str(home / "elsewhere" / "alexnet_jax" / "xla")
     jax.config.update("jax_compilation_cache_dir", None)
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr("sys.platform", "darwin")
-    assert kept_in() == str(home / "Library" / "Caches" / "alexnet_jax" / "xla")
+    assert cache_directory() == str(home / "Library" / "Caches" / "alexnet_jax" / "xla")
 
 
-def test_without_a_place_for_them_nothing_is_kept_and_nothing_said(
+def test_without_a_writable_directory_there_is_no_cache_and_no_message(
     home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (home / ".cache").write_text("in the way")
-    assert kept_in() is None
+    assert cache_directory() is None
     monkeypatch.setenv("HOME", str(home / ".cache"))
-    assert kept_in() is None
+    assert cache_directory() is None
     monkeypatch.setenv("XDG_CACHE_HOME", "~nobody-of-this-name/cache")
-    assert kept_in() is None
+    assert cache_directory() is None
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_command_compiles_nothing_twice(tiny_file: Path, tiny_data: Path, tmp_path: Path) -> None:
-    """Step, validation and initial weights; and the numbers are those of the first time."""
+    """The second run finds step, validation and initial weights in the cache, and computes the same numbers."""
 
     def ended(run: Path) -> list[str]:
         end = run_command("train", tiny_file, "--data", tiny_data, "--workdir", run, "--steps", 6, "--seed", 7)
@@ -73,8 +73,8 @@ def test_a_command_compiles_nothing_twice(tiny_file: Path, tiny_data: Path, tmp_
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's own setting")
-def test_a_process_keeps_the_memory_that_it_gives_back() -> None:
-    """64 MiB, taken and given back again and again: without the setting each time costs 16,000 page faults."""
+def test_a_process_reuses_the_memory_that_it_frees() -> None:
+    """Each time that 64 MiB are allocated and freed costs 16,000 page faults without the setting."""
     code = """
 import resource, sys
 from alexnet_jax.command_line import keep_memory
@@ -94,13 +94,13 @@ print(touch() - touch())
 
 
 @pytest.mark.parametrize("text", ["2", "2,2,2", "two,2", "2,-1", "", "2,"])
-def test_a_mesh_is_two_sizes(text: str) -> None:
+def test_mesh_takes_two_sizes(text: str) -> None:
     assert sizes_of("4, 2") == (4, 2)
     with pytest.raises(BadInput, match=f"--mesh {text} is not D,C"):
         sizes_of(text)
 
 
-def test_xla_s_own_flag_for_cpu_devices_takes_precedence() -> None:
+def test_xlas_flag_for_cpu_devices_takes_precedence() -> None:
     code = """
 import jax
 from alexnet_jax.command_line import make_cpu_devices
@@ -115,7 +115,7 @@ print(jax.device_count())
         assert done.stdout.strip() == count, done.stderr
 
 
-def test_only_an_error_of_a_file_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_an_os_error_about_a_file_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
     def raises(error: OSError) -> None:
         raise error
 
@@ -126,7 +126,7 @@ def test_only_an_error_of_a_file_is_bad_input(capsys: pytest.CaptureFixture[str]
         main(lambda: raises(OSError("a bug")))
 
 
-def test_a_run_directory_is_a_config_and_does_not_hide_a_preset(
+def test_a_run_directory_names_its_config_but_never_hides_a_preset(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

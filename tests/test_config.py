@@ -1,3 +1,5 @@
+"""Configs: JSON and back, differences, and values that are refused."""
+
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -36,23 +38,23 @@ def test_diff_names_the_fields_and_both_values() -> None:
     assert diff(config, config) == {}
 
 
-def test_json_with_an_unknown_field_says_which() -> None:
+def test_json_with_an_unknown_field_is_refused_by_its_name() -> None:
     with pytest.raises(BadInput, match=r"model\.dropuot is not a field"):
         from_json(to_json(Config()).replace('"dropout"', '"dropuot"'))
 
 
-def test_json_of_a_network_that_is_not_there_says_so() -> None:
+def test_json_with_an_unknown_network_is_refused() -> None:
     with pytest.raises(BadInput, match="there is no network 'resnet'"):
         from_json(to_json(Config()).replace('"alexnet"', '"resnet"'))
 
 
-def test_rates_by_layer_that_were_an_object_are_read() -> None:
+def test_old_json_with_layer_rates_as_an_object_is_read() -> None:
     old = to_json(Config()).replace('"layer_rates": []', '"layer_rates": {"conv1": 0.01, "fc8": 1.0}')
     assert from_json(old).optim.layer_rates == (("conv1", 0.01),)
 
 
 @pytest.mark.parametrize(("met", "meet"), [("true", ("conv3", "conv6", "fc6", "fc7")), ("false", ())])
-def test_runs_whose_columns_met_or_not_are_read(met: str, meet: tuple[str, ...]) -> None:
+def test_old_json_with_columns_meet_is_read(met: str, meet: tuple[str, ...]) -> None:
     new = '"meet": [\n      "conv3",\n      "conv6",\n      "fc6",\n      "fc7"\n    ]'
     assert new in to_json(Config())
     model = from_json(to_json(Config()).replace(new, f'"columns_meet": {met}')).model
@@ -60,7 +62,7 @@ def test_runs_whose_columns_met_or_not_are_read(met: str, meet: tuple[str, ...])
     assert model.meet == meet
 
 
-def test_sides_of_the_paper() -> None:
+def test_the_sides_of_the_maps_are_those_of_the_paper() -> None:
     sides = ModelConfig().sides()
     assert sides == {
         "conv1": 55, "pool1": 27, "conv2": 27, "pool2": 13, "conv3": 13, "conv4": 13, "conv5": 13, "pool5": 6,
@@ -88,25 +90,26 @@ def test_pooled_counts_a_ragged_last_window(side: int, expected: int) -> None:
         ({"conv3": Conv(383, 3)}, "model.conv3.kernels is 383, which 2 columns cannot share"),
     ],
 )
-def test_a_network_that_cannot_be_is_refused(change: dict[str, object], message: str) -> None:
+def test_an_impossible_network_is_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(BadInput, match=message):
         replace(ModelConfig(), **change)
 
 
-def test_activations_are_the_functions_of_jax_nn_that_treat_each_element_alike() -> None:
+def test_activations_are_the_elementwise_functions_of_jax_nn() -> None:
     names = networks.activations()
     assert {"relu", "tanh", "sigmoid", "gelu", "silu", "elu", "leaky_relu", "softplus", "relu6", "mish"} <= set(names)
     x = jax.random.normal(jax.random.key(0), (2, 6))
     for name in names:
         both = getattr(jax.nn, name)(x)
-        np.testing.assert_array_equal(both[:, :3], getattr(jax.nn, name)(x[:, :3]), name)  # as on the other device
+        # Half of the maps, as on one of two devices, give half of the result.
+        np.testing.assert_array_equal(both[:, :3], getattr(jax.nn, name)(x[:, :3]), name)
     for name in ("softmax", "glu", "one_hot", "logsumexp", "nothing"):
         with pytest.raises(BadInput, match=f"model.activation is '{name}'; give one of jax.nn's celu, elu, gelu"):
             ModelConfig(activation=name)
 
 
-def test_a_bias_schedule_that_is_the_weights_is_written_in_one_way() -> None:
-    """Old run directories name it twice."""
+def test_a_bias_schedule_equal_to_that_of_the_weights_is_stored_as_none() -> None:
+    """Old run directories hold it twice."""
     optim, steps = OptimConfig(), Schedule("steps", epochs=(1.0,))
     assert replace(optim, bias_schedule=optim.schedule) == optim
     assert optim.schedules == (optim.schedule, optim.schedule)
@@ -125,6 +128,6 @@ def test_a_bias_schedule_that_is_the_weights_is_written_in_one_way() -> None:
         (lambda: OptimConfig(trust=0.0), "optim.trust is 0; give a finite number of more than 0"),
     ],
 )
-def test_a_schedule_that_cannot_be_is_refused(make: Callable[[], object], message: str) -> None:
+def test_an_impossible_schedule_is_refused(make: Callable[[], object], message: str) -> None:
     with pytest.raises(BadInput, match=message):
         make()

@@ -1,4 +1,4 @@
-"""Weights in and programs out, as the command's users meet them. The files' formats are judged in test_weights.py."""
+"""The convert command: weights in and programs out. test_weights.py tests the file formats."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +38,7 @@ def test_stablehlo_is_the_network_with_its_weights_for_any_batch(run: Path, tiny
     np.testing.assert_allclose(program.call(pictures[:2]), expected[:2], rtol=1e-5, atol=1e-6)
 
 
-def test_stablehlo_computes_in_the_precision_of_the_run(run: Path) -> None:
+def test_stablehlo_has_the_precision_of_the_run(run: Path) -> None:
     pytest.importorskip("flatbuffers")
     there = trained(run)
     for precision, narrow in (("float32", False), ("bfloat16", True)):
@@ -46,7 +46,7 @@ def test_stablehlo_computes_in_the_precision_of_the_run(run: Path) -> None:
         assert ("bf16" in jax.export.deserialize(bytearray(program)).mlir_module()) == narrow
 
 
-def test_what_cannot_be_converted_is_said(run: Path, tmp_path: Path) -> None:
+def test_convert_refuses_what_it_cannot_convert(run: Path, tmp_path: Path) -> None:
     def refused(*arguments: object) -> str:
         return run_command("convert", *arguments).refused
 
@@ -57,10 +57,10 @@ def test_what_cannot_be_converted_is_said(run: Path, tmp_path: Path) -> None:
     assert "is already a run" in refused(run, tmp_path / "new")
     (tmp_path / "cut.caffemodel").write_bytes(b"\x00")
     assert "cut.caffemodel" in refused(tmp_path / "cut.caffemodel", tmp_path / "new")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.caffemodel", "weights.h5"], "nothing half-made"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.caffemodel", "weights.h5"], "nothing else remains"
 
 
-def test_a_source_is_a_run_as_it_was_trained(run: Path, tiny_data: Path) -> None:
+def test_trained_returns_a_run_with_its_classes_and_mean(run: Path, tiny_data: Path) -> None:
     there = trained(run)
     config, params = alexnet.load(run)
     assert (there.config, there.classes) == (config, records.Records(tiny_data).classes)

@@ -19,14 +19,16 @@ from alexnet_jax.data import pipeline, records, writing
 from alexnet_jax.data.records import TRAIN, VALIDATION, Records
 
 
-def test_records_come_back_as_they_went_in(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shape", [(5, 6, 3), (80, 90, 3)], ids=["small", "large"])
+def test_images_are_read_as_they_were_written(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    """Small images are decoded in one thread, large ones in several."""
     rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 256, (7, 5, 6, 3), np.uint8)
+    pictures = rng.integers(0, 256, (7, *shape), np.uint8)
     examples = [(picture, label % 2) for label, picture in enumerate(pictures)]
     writing.write(tmp_path / "set", {TRAIN: examples[:5], VALIDATION: examples[5:]}, ["a", "b"], "test")
     read = Records(tmp_path / "set")
     assert (read.image_shape, read.classes, read.examples(TRAIN), read.examples(VALIDATION)) == (
-        (5, 6, 3),
+        shape,
         ["a", "b"],
         5,
         2,
@@ -35,7 +37,7 @@ def test_records_come_back_as_they_went_in(tmp_path: Path) -> None:
     np.testing.assert_array_equal(batch["image"], pictures[[3, 0]])
     assert batch["label"].tolist() == [1, 0]
     np.testing.assert_array_equal(read.gather(VALIDATION, np.arange(2))["image"], pictures[5:])
-    # Statistics are those of the training pictures alone.
+    # Statistics are of the training images alone.
     mean, stdevs, components = read.statistics
     np.testing.assert_allclose(mean, pictures[:5].mean(axis=0), rtol=1e-5)
     covariance = np.cov(pictures[:5].reshape(-1, 3).T, bias=True)
@@ -43,13 +45,13 @@ def test_records_come_back_as_they_went_in(tmp_path: Path) -> None:
     assert read.meta["splits"][TRAIN]["per_class"] == [3, 2]
 
 
-def test_a_set_too_large_to_keep_is_read_record_by_record(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_set_too_large_for_memory_is_read_record_by_record(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = Records(tiny_data).gather(TRAIN, np.array([40, 2, 2]))
     monkeypatch.setattr(records, "_KEPT_BYTES", 0)
     read = Records(tiny_data)
     for name, array in read.gather(TRAIN, np.array([40, 2, 2])).items():
         np.testing.assert_array_equal(array, kept[name])
-    assert "_kept" not in vars(read)
+    assert not read._kept
 
 
 def test_the_embedded_set_is_balanced_and_real() -> None:
@@ -108,14 +110,14 @@ def test_a_directory_that_is_not_whole_is_refused(tiny_data: Path, tmp_path: Pat
 
 def batches(data: Path, *, first: int = 0, count: int, workers: int = 0, rows: slice = slice(0, 8), seed: int = 1,
             reshuffle: bool = True) -> list[list[int]]:  # fmt: skip
-    """The labels and a pixel of each batch, enough to know its pictures."""
+    """The sums of the pixels of each image, batch by batch: enough to recognise an image."""
     stream = pipeline.training_batches(
         Records(data), OptimConfig(batch=8), seed=seed, reshuffle=reshuffle, rows=rows, first=first, workers=workers
     )
     return [next(stream)["image"].sum(axis=(1, 2, 3)).tolist() for _ in range(count)]
 
 
-def test_every_epoch_shows_each_picture_once_in_a_new_order(tiny_data: Path) -> None:
+def test_every_epoch_shows_each_image_once_in_a_new_order(tiny_data: Path) -> None:
     shown = list(chain.from_iterable(batches(tiny_data, count=11)))
     first, second = shown[:44], shown[44:]
     everything = Records(tiny_data).gather(TRAIN, np.arange(44))["image"].sum(axis=(1, 2, 3)).tolist()
@@ -126,7 +128,7 @@ def test_every_epoch_shows_each_picture_once_in_a_new_order(tiny_data: Path) -> 
     assert fixed == everything * 2
 
 
-def test_batches_go_on_from_any_step_with_any_number_of_workers(tiny_data: Path) -> None:
+def test_batches_can_start_at_any_step(tiny_data: Path) -> None:
     whole = batches(tiny_data, count=9)
     assert batches(tiny_data, count=5, first=4) == whole[4:]
     assert batches(tiny_data, count=5, seed=2) != whole[:5]
@@ -134,7 +136,7 @@ def test_batches_go_on_from_any_step_with_any_number_of_workers(tiny_data: Path)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_workers_change_nothing(tiny_data: Path, workers: int) -> None:
+def test_the_number_of_workers_does_not_change_the_batches(tiny_data: Path, workers: int) -> None:
     assert batches(tiny_data, count=5, first=4, workers=workers) == batches(tiny_data, count=9)[4:]
 
 
@@ -148,11 +150,11 @@ def test_validation_counts_each_example_once(tiny_data: Path) -> None:
         np.testing.assert_array_equal(np.concatenate([part[name] for part in parts])[:21], array)
     there = list(pipeline.validation_batches(Records(tiny_data), 8, slice(2, 6)))
     for part, own in zip(parts, there, strict=True):
-        assert all(np.array_equal(part[name][2:6], own[name]) for name in part), "another host's rows"
+        assert all(np.array_equal(part[name][2:6], own[name]) for name in part), "the rows of another host"
 
 
 def test_jpegs_are_of_quality_95_with_chroma_at_half_the_resolution() -> None:
-    """As in 2013's make-data.py: the tables and the sampling in the file are those that Pillow writes for that."""
+    """As in make-data.py of 2013. Pillow writes the same quantisation tables and sampling for these settings."""
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     expected = io.BytesIO()
     Image.fromarray(image).save(expected, "JPEG", quality=95, subsampling="4:2:0")
@@ -163,7 +165,7 @@ def test_jpegs_are_of_quality_95_with_chroma_at_half_the_resolution() -> None:
 
 @pytest.mark.parametrize("encoding", ["raw", "png", "jpeg"])
 def test_a_record_of_another_shape_is_refused(encoding: records.Encoding) -> None:
-    """Smaller ones too, which would fit into the memory."""
+    """Also if it is smaller and would fit into the array."""
     data = bytes(records.encode(np.zeros((6, 8, 3), np.uint8), encoding))
     records.decode_into(np.empty((6, 8, 3), np.uint8), data, encoding)
     for shape in ((8, 8, 3), (6, 7, 3)):
@@ -171,13 +173,13 @@ def test_a_record_of_another_shape_is_refused(encoding: records.Encoding) -> Non
             records.decode_into(np.empty(shape, np.uint8), data, encoding)
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="only some systems tell")
-def test_only_cores_that_the_process_may_use_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not tell")
+def test_cores_counts_those_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
     assert records.cores() == 1
 
 
-def test_what_an_interrupted_write_leaves_is_not_taken_for_a_set(tmp_path: Path, tiny_data: Path) -> None:
+def test_an_interrupted_write_leaves_no_data_directory(tmp_path: Path, tiny_data: Path) -> None:
     def breaks_off() -> object:
         yield np.zeros((4, 4, 1), np.uint8), 0
         raise KeyboardInterrupt
@@ -191,7 +193,7 @@ def test_what_an_interrupted_write_leaves_is_not_taken_for_a_set(tmp_path: Path,
     assert [path.name for path in tmp_path.iterdir()] == ["dst"]
 
 
-def test_pictures_of_two_shapes_are_refused(tmp_path: Path) -> None:
+def test_images_of_two_shapes_are_refused(tmp_path: Path) -> None:
     examples = [(np.zeros((4, 4, 1), np.uint8), 0), (np.zeros((5, 4, 1), np.uint8), 0)]
     with pytest.raises(BadInput, match=r"an image is \(5, 4, 1\), others are \(4, 4, 1\)"):
         writing.write(tmp_path / "dst", {TRAIN: examples}, ["a"], "test")
@@ -213,7 +215,7 @@ from alexnet_jax.networks import columns
 class Watched(Records):
     read = []
     def gather(self, split, indices):
-        self.read.append(len(indices))  # and none at all, when a small set is decoded
+        self.read.append(len(indices))  # 0 while a small set is decoded whole
         return super().gather(split, indices)
 
 mesh = make_mesh(2, 2)

@@ -1,8 +1,8 @@
-"""The site and the README: what they tell a reader to do is done here, and what they name exists.
+"""The site and the README: their commands and code run, and what they name exists.
 
-On every page, in its order: `bash` blocks are run, commands of this package in this process; `python` blocks and
-executed cells share one namespace; a block with a caption is written to the file of that name. A block that cannot be
-run here says why in an HTML comment above it, which no reader of the page sees; another says what a command printed:
+The blocks of a page run in order. `bash` blocks hold commands of this package, which run in this process. `python`
+blocks and executed cells share one namespace. A block with a caption is written to the file of that name. If a block
+cannot run here, an HTML comment above it gives the reason. Another such comment marks what a command printed:
 
     <!-- not run by a test: two minutes -->
     <!-- printed by the command above -->
@@ -50,7 +50,7 @@ class Block(NamedTuple):
     options: dict[str, str]
     code: str
     comment: str
-    """the line above"""
+    """the line above the block"""
 
     @property
     def run(self) -> bool:
@@ -82,7 +82,7 @@ def commands(block: Block) -> list[list[str]]:
 
 
 def ours(words: list[str]) -> tuple[str, list[str]] | None:
-    """(NAME, ARGUMENTS) of `python -m alexnet_jax.NAME ARGUMENTS` or of a script's, wherever in a line it stands."""
+    """(NAME, ARGUMENTS) of `python -m alexnet_jax.NAME ARGUMENTS` or of a script, anywhere in the line."""
     for at, word in enumerate(words):
         if (word.startswith("alexnet_jax.") and words[at - 1] == "-m") or (
             word.startswith(FOLDERS) and word.endswith(".py") and words[at - 1] == "python"
@@ -95,7 +95,7 @@ def ours(words: list[str]) -> tuple[str, list[str]] | None:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory like a clone of the repository, with the images that a reader may have."""
+    """A directory like a clone of the repository, with some images that a reader may have."""
     for name in FOLDERS:
         (tmp_path / name).symlink_to(ROOT / name)
     draw = np.random.default_rng(0)
@@ -107,7 +107,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pages
-def test_a_page_does_what_it_says(page: Path, place: Path) -> None:
+def test_the_blocks_of_a_page_run(page: Path, place: Path) -> None:
     names: dict[str, object] = {"__name__": page.stem}
     printed = ""
     for block in blocks(page):
@@ -125,13 +125,13 @@ def test_a_page_does_what_it_says(page: Path, place: Path) -> None:
             said = [line.strip() for line in printed.splitlines()]
             assert [line for line in block.code.splitlines() if line.strip() not in said] == [], block.line
         elif block.kind in ("python", "{code-cell}") and block.run:
-            lines_before = "\n" * block.line  # so that a traceback names the page's own line
+            lines_before = "\n" * block.line  # so that a traceback shows the line of the page
             exec(compile(lines_before + block.code, str(page), "exec"), names)
 
 
 @cache
 def options_of(name: str, *preset: str) -> set[str]:
-    """The options of a command, whose fields are those of a preset where it takes one, or of a script."""
+    """The options of a command, with the fields of the preset if it takes one, or of a script."""
     if name not in COMMANDS:
         ended = subprocess.run([sys.executable, ROOT / name, "--help"], capture_output=True, text=True, check=True)
         said = ended.stdout
@@ -144,8 +144,8 @@ def options_of(name: str, *preset: str) -> set[str]:
 
 
 @pages
-def test_the_commands_that_a_page_names_exist(page: Path, place: Path) -> None:
-    """Those that are not run, too: their names, their presets or files, their options."""
+def test_the_commands_on_a_page_exist_with_their_options(page: Path, place: Path) -> None:
+    """Also those that do not run here: their names, presets, files and options."""
     assert set(re.findall(r"alexnet_jax\.(\w+)", prose(page))) <= {*COMMANDS, "config"}
     for block in blocks(page):
         if "caption" in block.options:
@@ -162,8 +162,8 @@ def test_the_commands_that_a_page_names_exist(page: Path, place: Path) -> None:
 
 
 @pages
-def test_what_a_page_names_exists(page: Path) -> None:
-    """Options, fields and files in running text and tables."""
+def test_the_options_fields_and_files_that_a_page_names_exist(page: Path) -> None:
+    """In the text and in tables."""
     code = re.findall(r"`([^`\n]+)`", prose(page))
     known = {option for name in COMMANDS for option in options_of(name)}
     known |= {option for preset in PRESETS for option in options_of("train", preset)}
@@ -176,7 +176,7 @@ def test_what_a_page_names_exists(page: Path) -> None:
         for field in re.findall(r"(?<![\w.-])(?:model|optim|data)\.[a-z][\w.]*", text):
             assert field in fields(), text
         for path in re.findall(rf"(?<![\w/.])(?:{'|'.join(FOLDERS)})/[\w./-]*", text):
-            assert path.startswith("docs/_build") or (ROOT / path).exists(), text  # which the command itself makes
+            assert path.startswith("docs/_build") or (ROOT / path).exists(), text  # built by the command
         for path in re.findall(r"(?<![\w/.])(?:config|networks|data|training|weights)/\w+\.py", text):
             assert (PACKAGE / path).exists(), text
     for target in re.findall(r"\]\(([^)#:\s]+)\)", prose(page)):
@@ -184,13 +184,13 @@ def test_what_a_page_names_exists(page: Path) -> None:
 
 
 def prose(page: Path) -> str:
-    """A page without its blocks."""
+    """The page without its blocks."""
     return re.sub(r"(?ms)^```.*?^```$", "", page.read_text())
 
 
 @cache
 def fields() -> set[str]:
-    """Every field of every preset's config, and what they are parts of: model.conv1.std, model.conv1."""
+    """Every field of every preset, and the dataclasses that hold fields: model.conv1.std, model.conv1."""
     names = {name for config in PRESETS.values() for name in flat(config)}
     return names | {name[: match.start()] for name in names for match in re.finditer(r"\.", name)}
 

@@ -1,4 +1,4 @@
-"""Every random draw is independent of every other: weights, order, crops, flips, colours, dropout."""
+"""Random draws are independent of each other: weights, order, crops, flips, colours, dropout."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -38,9 +38,9 @@ def narrow_tutorial() -> TutorialConfig:
 
 @pytest.mark.parametrize("network", ["alexnet", "tutorial"])
 def test_no_key_is_drawn_from_twice(tiny: Config, network: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two seeds, three steps, eight images: every key that is drawn from, by its bits.
+    """Records the bits of every key that is drawn from, in three steps with eight images for each of two seeds.
 
-    A key from which others are made must not be drawn from either (JAX's own rule).
+    By JAX's rule no key that others are derived from may be drawn from either.
     """
     drawn: list[tuple[int, ...]] = []
     parents: set[tuple[int, ...]] = set()
@@ -73,7 +73,7 @@ def test_no_key_is_drawn_from_twice(tiny: Config, network: str, monkeypatch: pyt
     whole = alexnet.forward(model)
 
     def forward(params: Any, images: jax.Array, **draw: Any) -> jax.Array:
-        return jax.lax.stop_gradient(whole(params, images, **draw))  # nothing is drawn on the way back
+        return jax.lax.stop_gradient(whole(params, images, **draw))  # the backward pass draws nothing
 
     step = make_train_step(forward, view, tiny.optim)
     params = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda key: alexnet.init(model, key), jax.random.key(0)))
@@ -96,9 +96,9 @@ IMAGES = 3000
 
 
 def seen(key: jax.Array) -> dict[str, np.ndarray]:
-    """Where each of many images was cut, whether it was reflected, and its three colour shifts, by quarters.
+    """The crop and the flip of many images, and the quartile of each of their three colour shifts.
 
-    A pixel's colour says where it lies, so a view tells all of it.
+    The colour of a pixel encodes its position, so the view shows them all.
     """
     side, size = 5, 2
     image = np.stack([*np.mgrid[:side, :side], np.zeros((side, side))], axis=-1).astype(np.uint8)
@@ -109,7 +109,7 @@ def seen(key: jax.Array) -> dict[str, np.ndarray]:
     view = 1.1 * augment.training_view(images, jnp.arange(IMAGES), key, measured, jnp.float32(1), data=data, size=size)
     first, last = np.asarray(view[:, 0, 0]), np.asarray(view[:, 0, 1])
     corner = np.rint(np.minimum(first, last))
-    shift = np.minimum(first, last) - corner  # a tenth of a standard normal number
+    shift = np.minimum(first, last) - corner  # a standard normal number divided by ten
     quarters = {f"alpha {c}": np.digitize(shift[:, c], [-0.0674, 0, 0.0674]) for c in range(3)}
     return {"top": corner[:, 0], "left": corner[:, 1], "flip": first[:, 1] > last[:, 1], **quarters}
 
@@ -132,10 +132,10 @@ def test_an_image_is_augmented_independently_of_the_next_image_and_of_another_st
 def test_a_record_is_augmented_independently_of_its_place_in_the_order_and_of_the_next_epoch(
     tmp_path: Path, reshuffle: bool
 ) -> None:
-    """Two epochs of 512 images through the training step, in new places of the batches or in the same ones."""
+    """Two epochs of 512 images through the training step, in a new order or in the same one."""
     count, batch = 512, 64
     number, (row, column) = np.arange(count), np.mgrid[:5, :5]
-    # A pixel's colour says in which image it lies and where.
+    # The colour of a pixel encodes its image and its position.
     pictures = np.stack([5 * n[:, None, None] + at for n, at in ((number % 50, row), (number // 50, column))], axis=-1)
     examples = [(np.pad(picture, ((0, 0), (0, 0), (0, 1))).astype(np.uint8), 0) for picture in pictures]
     writing.write(tmp_path / "data", {records.TRAIN: examples, records.VALIDATION: examples[:1]}, ["all"], "test")
@@ -181,9 +181,9 @@ def test_a_record_is_augmented_independently_of_its_place_in_the_order_and_of_th
 
 
 def masks(model: Any, before: str) -> list[np.ndarray]:
-    """Two keys' masks before a layer [64 images, 64 units], column 0 first, as the network itself applies them.
+    """The masks before a layer for two keys, [64 images, 64 units], column 0 first, as the network applies them.
 
-    fc6, fc7 and fc8 hand on what they read: a 1 for every unit.
+    fc6, fc7 and fc8 return what they read, and every unit is 1.
     """
     conv5, dense = replace(model.conv5, kernels=64, bias=1.0), Dense(64)
     model = replace(model, conv5=conv5, fc6=dense, fc7=dense, fc8=dense, dropout_before=(before,))
@@ -212,7 +212,7 @@ def test_dropout_masks_of_layers_columns_images_and_keys_are_independent(tiny: C
 
 
 def equal_layers(tiny: Config) -> dict[str, Model]:
-    """Networks whose layers are equal where they can be, with random biases."""
+    """Networks whose layers have the same shapes where possible, with random biases."""
     conv, dense = Conv(64, 3, padding=(1, 1), bias_std=0.01), Dense(64, bias_std=0.01)
     convs, local = {f"conv{n}": conv for n in (3, 4, 5, 6)}, Conv(8, 3, padding=(1, 1), bias_std=0.01)
     return {
@@ -222,17 +222,17 @@ def equal_layers(tiny: Config) -> dict[str, Model]:
 
 
 def alike(a: np.ndarray, b: np.ndarray) -> float:
-    """The correlation of the numbers that two draws begin with, in standard deviations of that of independent ones."""
+    """The correlation of two draws, over the length of the shorter, in standard deviations of independent draws."""
     count = min(a.size, b.size)
     return float(abs(np.corrcoef(np.ravel(a)[:count], np.ravel(b)[:count])[0, 1]) * count**0.5)
 
 
 @pytest.mark.parametrize("network", ["alexnet", "cifar"])
 def test_initial_weights_of_layers_columns_and_seeds_are_independent(tiny: Config, network: str) -> None:
-    """Kernels against biases too. Draws from the same key begin with the same numbers, whatever their shape."""
+    """Kernels and biases alike. Draws from the same key start with the same numbers, whatever their shape."""
     model = equal_layers(tiny)[network]
     init = jax.jit(partial(alexnet.init, model))
-    # JAX compiles this generator faster.
+    # JAX compiles the generator rbg faster.
     params, others = (jax.device_get(init(jax.random.key(seed, impl="rbg"))) for seed in (0, 1))
     drawn = {(layer, kind): array for layer, own in params.items() for kind, array in own.items() if np.ptp(array) > 0}
     assert len([kind for _, kind in drawn if kind == "bias"]) >= 3

@@ -1,4 +1,4 @@
-"""Each experiment is the difference that its first sentence names, and a network that runs."""
+"""Each experiment changes the fields that its first sentence names, and its network can be built."""
 
 import re
 import runpy
@@ -26,5 +26,5 @@ def test_an_experiment_changes_what_it_says(path: Path) -> None:
     assert params["fc8"]["kernel"].shape[1] == 10
 
 
-def test_there_are_experiments() -> None:
+def test_there_are_at_least_nine_experiments() -> None:
     assert len(EXPERIMENTS) >= 9

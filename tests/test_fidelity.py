@@ -1,4 +1,4 @@
-"""docs/fidelity.md says what the presets say, choice by choice, each with its source."""
+"""docs/fidelity.md agrees with the presets, choice by choice, and gives a source for each."""
 
 import re
 import runpy
@@ -21,12 +21,12 @@ ROWS = [row for rows in TABLES.values() for row in rows]
 WORDS = SCRIPT["WORDS"]  # fidelity.toml
 
 
-def test_the_page_is_that_of_the_presets() -> None:
+def test_the_page_is_up_to_date() -> None:
     written = (ROOT / "docs" / "fidelity.md").read_text(encoding="utf-8")
     assert written == page(), "a preset has changed; run python scripts/fidelity.py"
 
 
-def test_every_preset_has_one_value_of_every_choice() -> None:
+def test_the_page_gives_each_preset_one_value_per_choice() -> None:
     tables = re.findall(r"^## (.*)\n(?:\n.*)*?\n\| choice .*\n\|[-|]+\n((?:\|.*\n)+)", page(), re.MULTILINE)
     assert [heading for heading, _ in tables] == [subject["heading"] for subject in WORDS["subjects"].values()]
     found: dict[str, dict[str, str]] = {}
@@ -45,7 +45,7 @@ def test_every_preset_has_one_value_of_every_choice() -> None:
         assert found[choice] == {name: value for name, value in its.items() if value is not None}
 
 
-def test_a_preset_that_changes_changes_the_page() -> None:
+def test_a_changed_preset_changes_the_page() -> None:
     config = preset("cuda_convnet")
     changed = replace(config, optim=replace(config.optim, freeze_conv1=72.0))
     before, now = page().splitlines(), page(PRESETS | {"cuda_convnet": changed}).splitlines()
@@ -65,32 +65,32 @@ def with_field(config: Any, name: str, value: Any) -> Any:
 
 
 def values(config: Config) -> list[str | None]:
-    """What the page says of a preset, without what is counted: counts would show many a change that no choice names."""
+    """What the page says about a preset, without the counts: they change with fields that no choice names."""
     return [row.value(config) for row in ROWS if row.sources != "counted"]
 
 
 def shows(config: Config, name: str, value: Any) -> bool:
     try:
         return values(with_field(config, name, value)) != values(config)
-    except BadInput:  # it does not fit together
+    except BadInput:  # the changed field does not fit the rest
         return False
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_field_in_which_a_preset_differs_is_on_the_page(name: str) -> None:
-    """In the preset or in the one it is compared with: a schedule's stairs are not to be seen where it has none."""
+    """A change of the field shows in one of the two presets: the stairs of a schedule only matter to a staircase."""
     config = preset(name)
     first = next(other for other in PRESETS.values() if type(other.model) is type(config.model))
     for field in diff(first, config).keys() - {"preset"}:
         layer = ".".join(field.split(".")[:2])
         both = [attrgetter(layer)(either) for either in (first, config)]
-        # A layer that one of them lacks is exchanged as a whole.
+        # Only the field is replaced, unless one of the two lacks the layer.
         if layer != field and None not in both:
             layer, both = field, [attrgetter(field)(either) for either in (first, config)]
         assert shows(first, layer, both[1]) or shows(config, layer, both[0]), field
 
 
-def test_the_file_of_sources_names_presets_and_choices_and_nothing_else() -> None:
+def test_the_file_of_sources_names_every_preset_and_choice_and_nothing_else() -> None:
     assert WORDS["presets"].keys() == PRESETS.keys()
     assert WORDS["choices"].keys() == WORDS["subjects"].keys()
     choices = {name: table for its in WORDS["choices"].values() for name, table in its.items()}

@@ -1,4 +1,4 @@
-"""A whole run in one call, with the config's parts and with the caller's own."""
+"""fit: a whole run in one call, with the parts of the config and with the caller's own."""
 
 import json
 import os
@@ -19,7 +19,8 @@ from conftest import run_command
 
 import alexnet_jax as alexnet
 from alexnet_jax.config import BadInput, Config, Schedule
-from alexnet_jax.data.records import EMBEDDED, Records
+from alexnet_jax.data import writing
+from alexnet_jax.data.records import EMBEDDED, TRAIN, VALIDATION, Records
 from alexnet_jax.networks import columns
 from alexnet_jax.training import checkpoint
 from alexnet_jax.training.fit import about
@@ -31,7 +32,7 @@ EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 
 @pytest.fixture(scope="module")
 def fitted(tiny: Config, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A run of a few steps beyond its first epoch, on two devices."""
+    """A run that ends shortly after its first epoch, on two devices."""
     mesh = alexnet.make_mesh(1, 2)
     return alexnet.fit(
         tiny, tmp_path_factory.mktemp("runs") / "run", tiny_data, mesh, steps=8, log_every=4, progress=False
@@ -44,7 +45,7 @@ def same(a: Any, b: Any) -> bool:
     )
 
 
-def test_a_run_gives_back_what_it_left(fitted: Any, tiny: Config) -> None:
+def test_fit_returns_what_it_writes(fitted: Any, tiny: Config) -> None:
     assert fitted.config == tiny
     assert [line["step"] for line in fitted.metrics] == [4, 6, 8]
     assert fitted.metrics == [json.loads(line) for line in (fitted.path / "metrics.jsonl").read_text().splitlines()]
@@ -54,8 +55,10 @@ def test_a_run_gives_back_what_it_left(fitted: Any, tiny: Config) -> None:
     assert fitted.params["conv2"]["kernel"].sharding.spec[-1] == columns.COLUMN
 
 
-def test_the_command_is_a_shell_around_it(fitted: Any, tiny_file: Path, tiny_data: Path, tmp_path: Path) -> None:
-    """The same parameters to the bit, and each goes on with the other's run."""
+def test_the_commands_give_the_same_numbers_as_fit_and_evaluate(
+    fitted: Any, tiny_file: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    """To the bit, and fit continues the run of the command."""
     common = ("--data", tiny_data, "--workdir", tmp_path / "run", "--log-every", 4, "--mesh", "1,2")
     assert run_command("train", tiny_file, *common, "--steps", 5).code == 0
     on = alexnet.fit(
@@ -68,14 +71,16 @@ def test_the_command_is_a_shell_around_it(fitted: Any, tiny_file: Path, tiny_dat
     assert figures["examples"] == 21
 
 
-def test_it_can_be_silent(fitted: Any, tiny: Config, tiny_data: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_fit_and_evaluate_print_nothing_without_progress(
+    fitted: Any, tiny: Config, tiny_data: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     again = alexnet.fit(tiny, fitted.path, tiny_data, alexnet.make_mesh(1, 2), steps=8, progress=False)
-    assert same(again.params, fitted.params), "nothing was left to do"
+    assert same(again.params, fitted.params), "the run was complete"
     alexnet.evaluate(fitted.path, crops=1, progress=False)
     assert capfd.readouterr() == ("", "")
 
 
-def test_it_refuses_as_the_command_does(fitted: Any, tiny: Config, tiny_data: Path, tmp_path: Path) -> None:
+def test_fit_refuses_bad_input(fitted: Any, tiny: Config, tiny_data: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"run with another config: seed \(was 0, now 1\)"):
         alexnet.fit(replace(tiny, seed=1), fitted.path, tiny_data, progress=False)
     with pytest.raises(BadInput, match="steps and log_every are at least 1"):
@@ -89,7 +94,7 @@ def test_it_refuses_as_the_command_does(fitted: Any, tiny: Config, tiny_data: Pa
 
 
 def linear_fit(config: Config, path: Path, data: Path, steps: int | None = None, **more: Any) -> Any:
-    """A run of a network that compiles at once."""
+    """A run of a network that compiles quickly."""
     return alexnet.fit(
         plain(config), path, data, steps=steps, init=linear_init, forward=linear, log_every=1, progress=False, **more
     )
@@ -97,7 +102,7 @@ def linear_fit(config: Config, path: Path, data: Path, steps: int | None = None,
 
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """The arguments of every training step that is taken."""
+    """The arguments of every training step."""
     calls: list[dict[str, Any]] = []
 
     def make(*parts: Any) -> Any:
@@ -114,10 +119,10 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return calls
 
 
-def test_each_step_has_the_rates_and_the_noise_of_its_epoch(
+def test_each_step_gets_the_rates_and_the_noise_of_its_epoch(
     tiny: Config, tiny_data: Path, tmp_path: Path, taken: list[dict[str, Any]]
 ) -> None:
-    """Eight of 44 images a step, so that epoch 2 begins with step 11."""
+    """A step takes 8 of 44 images, so epoch 2 begins with step 11."""
     optim = replace(tiny.optim, schedule=Schedule("steps", epochs=(1.0,)), freeze_conv1=2.0)
     data = replace(tiny.data, colour_noise="stdev", colour_noise_until=2.0)
     linear_fit(replace(tiny, optim=optim, data=data), tmp_path / "run", tiny_data, 13)
@@ -127,7 +132,7 @@ def test_each_step_has_the_rates_and_the_noise_of_its_epoch(
     assert weights == pytest.approx([1.0] * 6 + [0.1] * 7), "the first step of epoch 1 is step 6"
 
 
-def test_the_seed_decides_weights_order_and_every_draw(
+def test_the_seed_decides_weights_order_and_random_draws(
     tiny: Config, tiny_data: Path, tmp_path: Path, taken: list[dict[str, Any]]
 ) -> None:
     for seed in (0, 1):
@@ -138,10 +143,10 @@ def test_the_seed_decides_weights_order_and_every_draw(
     assert not np.array_equal(*(jax.random.key_data(call["key"]) for call in taken))
 
 
-def test_validation_decides_the_best_checkpoint_and_each_plateau(
+def test_validation_errors_decide_the_best_checkpoint_and_the_plateaus(
     tiny: Config, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three epochs and a half: four validations, and the last step's with ten crops."""
+    """Three and a half epochs: four validations, and one more with ten crops after the last step."""
     errors, crops_seen = iter([0.5, 0.2, 0.4, 0.3, 0.1]), []
 
     def measure(_: Any, params: Any, crops: int) -> dict[str, float]:
@@ -167,10 +172,10 @@ def latest(run: Path) -> set[str]:
     return {path.name for path in (run / "checkpoints" / "latest").iterdir()}
 
 
-def test_a_run_continues_from_the_checkpoint_before_the_latest(
+def test_without_its_latest_checkpoint_a_run_continues_from_the_one_before(
     fitted: Any, tiny: Config, tiny_data: Path, tmp_path: Path
 ) -> None:
-    """If the latest is removed, as the message about a damaged one advises. Step 6 is the best, and comes twice."""
+    """The message about a damaged checkpoint advises to remove it. Step 6 is the best, and the run reaches it twice."""
     mesh, run = alexnet.make_mesh(1, 2), tmp_path / "run"
     for steps in (5, 6):
         alexnet.fit(tiny, run, tiny_data, mesh, steps, log_every=4, progress=False)
@@ -182,7 +187,7 @@ def test_a_run_continues_from_the_checkpoint_before_the_latest(
     assert [line["step"] for line in again.metrics] == [4, 6, 8]
 
 
-def test_checkpoints_are_minutes_apart(
+def test_save_minutes_is_the_time_between_checkpoints(
     tiny: Config, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy, seconds = checkpoint.ContinuousCheckpointingPolicy, []
@@ -194,14 +199,14 @@ def test_checkpoints_are_minutes_apart(
     monkeypatch.setattr(checkpoint, "ContinuousCheckpointingPolicy", watched)
     linear_fit(tiny, tmp_path / "run", tiny_data, 4, save_minutes=30.0)
     assert seconds == [1800]
-    assert latest(tmp_path / "run") == {"1", "4"}, "the first step's, and the last one's"
+    assert latest(tmp_path / "run") == {"1", "4"}, "the first step and the last"
 
 
 @pytest.mark.parametrize(("number", "ends"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
-def test_a_signal_saves_the_step_that_it_meets(
+def test_a_signal_saves_the_current_step_and_ends_the_run(
     tiny: Config, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, ends: Any
 ) -> None:
-    """However long ago the last checkpoint was; afterwards the signal means what it meant before."""
+    """Even long before the next checkpoint is due. Afterwards the signal has its old handler again."""
     before = signal.getsignal(number)
 
     def make(*parts: Any) -> Any:
@@ -222,14 +227,14 @@ def test_a_signal_saves_the_step_that_it_meets(
     assert signal.getsignal(number) is before
 
 
-def test_a_checkpoint_names_its_data_wherever_it_is_read(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By an absolute path, but for the embedded images, which lie elsewhere on every machine."""
+def test_a_checkpoint_names_its_data_by_an_absolute_path(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Except for the embedded images, which have another path on every machine."""
     monkeypatch.chdir(tiny_data.parent)
     assert about(Records(Path(tiny_data.name)))["path"] == str(tiny_data)
     assert about(Records(EMBEDDED))["path"] is None
 
 
-# -------------------------------------------------------------------------------------------------------- own parts
+# ----------------------------------------------------------------------------------------------- the caller's parts
 
 
 def linear_init(key: jax.Array) -> dict[str, Any]:
@@ -242,15 +247,15 @@ def linear(params: Any, images: jax.Array, *, key: Any = None, train: bool = Fal
 
 
 def plain(tiny: Config) -> Config:
-    """A config that names no layer of AlexNet's."""
+    """A config that names no layer of AlexNet."""
     return replace(tiny, optim=replace(tiny.optim, layer_rates=()))
 
 
 @pytest.mark.parametrize("sizes", [(1, 1), (2, 1), (2, 2)])
-def test_an_own_network_trains_resumes_and_is_evaluated_on_any_mesh(
+def test_the_callers_network_trains_resumes_and_is_evaluated_on_any_mesh(
     tiny: Config, tiny_data: Path, tmp_path: Path, sizes: tuple[int, int]
 ) -> None:
-    """The same run as by hand: the update of section 5 on the loss of each batch."""
+    """With the same numbers as on one device."""
     mesh, config = alexnet.make_mesh(*sizes), plain(tiny)
 
     def fit(name: str, steps: int) -> Any:
@@ -267,13 +272,15 @@ def test_an_own_network_trains_resumes_and_is_evaluated_on_any_mesh(
     for x, y in zip(jax.tree.leaves(one.params), jax.tree.leaves(whole.params), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
     figures = alexnet.evaluate(whole.path, mesh=mesh, forward=linear, progress=False)
-    assert figures["top1_error"] < 0.5, "three grey levels are told apart"
+    assert figures["top1_error"] < 0.5, "the network must tell three grey levels apart"
     config_there, params = alexnet.load(whole.path)
     assert same(params, jax.device_get(whole.params))
     assert config_there == whole.config
 
 
-def test_the_code_of_a_run_is_asked_for(tiny: Config, tiny_data: Path, tmp_path: Path) -> None:
+def test_a_run_of_the_callers_network_is_refused_without_its_code(
+    tiny: Config, tiny_data: Path, tmp_path: Path
+) -> None:
     config, run = plain(tiny), tmp_path / "run"
     own: dict[str, Any] = {"init": linear_init, "forward": linear}
     alexnet.fit(config, run, tiny_data, steps=1, progress=False, **own)
@@ -293,7 +300,7 @@ def test_the_code_of_a_run_is_asked_for(tiny: Config, tiny_data: Path, tmp_path:
         alexnet.fit(config, run, tiny_data, steps=2, progress=False, init=linear_init_of_another, forward=linear)
 
 
-def test_what_an_own_network_must_be_is_said(tiny: Config, tiny_data: Path, tmp_path: Path) -> None:
+def test_a_network_of_the_caller_that_does_not_fit_is_refused(tiny: Config, tiny_data: Path, tmp_path: Path) -> None:
     def fit(**own: Any) -> Any:
         return alexnet.fit(plain(tiny), tmp_path / "run", tiny_data, steps=1, progress=False, **own)
 
@@ -308,8 +315,8 @@ def test_what_an_own_network_must_be_is_said(tiny: Config, tiny_data: Path, tmp_
     assert not (tmp_path / "run").exists()
 
 
-def test_an_own_optimiser_takes_the_place_of_the_rule(tiny: Config, tiny_data: Path, tmp_path: Path) -> None:
-    """With the columns on two devices: what it remembers of a parameter lies as the parameter does."""
+def test_the_callers_optimiser_replaces_the_rule(tiny: Config, tiny_data: Path, tmp_path: Path) -> None:
+    """With the columns on two devices. The moments of a parameter are sharded as the parameter is."""
     mesh = alexnet.make_mesh(1, 2)
 
     def fit(name: str, steps: int, optimiser: Any) -> Any:
@@ -321,7 +328,7 @@ def test_an_own_optimiser_takes_the_place_of_the_rule(tiny: Config, tiny_data: P
     fit("a", 3, adam)
     whole, resumed = fit("b", 5, adam), fit("a", 5, adam)
     assert same(whole.params, resumed.params)
-    assert "learning_rate" not in whole.metrics[0], "it is the optimiser's own"
+    assert "learning_rate" not in whole.metrics[0], "only the optimiser knows its rate"
     assert whole.config.own == (("optimiser", "ScaleByAdamState EmptyState"),)
     with pytest.raises(BadInput, match="ScaleByAdamState EmptyState"):
         fit("a", 6, optax.sgd(0.1))
@@ -333,7 +340,7 @@ def test_an_own_optimiser_takes_the_place_of_the_rule(tiny: Config, tiny_data: P
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
 
 
-def test_memory_of_an_optimiser_lies_as_its_parameters() -> None:
+def test_the_state_of_an_optimiser_is_sharded_as_the_parameters_are() -> None:
     mesh = alexnet.make_mesh(1, 2)
     params = {"conv1": {"kernel": jnp.zeros((3, 3, 1, 4)), "bias": jnp.zeros(4)}, "fc8": {"kernel": jnp.zeros((4, 3))}}
     layout = columns.shardings(params, mesh)
@@ -348,7 +355,9 @@ def test_memory_of_an_optimiser_lies_as_its_parameters() -> None:
     assert adam[0].count.is_fully_replicated
 
 
-def test_own_initial_weights_of_the_config_s_network(tiny: Config, tiny_data: Path, tmp_path: Path) -> None:
+def test_the_callers_init_sets_the_weights_of_the_configs_network(
+    tiny: Config, tiny_data: Path, tmp_path: Path
+) -> None:
     def doubled(key: jax.Array) -> Any:
         return jax.tree.map(lambda x: 2 * x, alexnet.init(tiny.model, key))
 
@@ -363,9 +372,23 @@ def test_own_initial_weights_of_the_config_s_network(tiny: Config, tiny_data: Pa
 # --------------------------------------------------------------------------------------------------------- examples
 
 
+@pytest.fixture(scope="module")
+def some_embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few of the embedded images."""
+    embedded, directory = Records(EMBEDDED), tmp_path_factory.mktemp("data") / "some"
+    splits = {}
+    for split, count in ((TRAIN, 128), (VALIDATION, 40)):
+        few = embedded.gather(split, np.arange(count))
+        splits[split] = list(zip(few["image"], map(int, few["label"]), strict=True))
+    writing.write(directory, splits, embedded.classes, embedded.meta["source"])
+    return directory
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_runs(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """As it stands, but for two steps of each run."""
+def test_an_example_runs(path: Path, some_embedded: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Unchanged, but with two steps per run and fewer embedded images."""
+    monkeypatch.setattr("alexnet_jax.training.fit.EMBEDDED", some_embedded)
+    monkeypatch.setattr("alexnet_jax.training.meter.EMBEDDED", some_embedded)
     assert len(path.read_text().splitlines()) <= 30
     whole_fit: Callable[..., Any] = alexnet.fit
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""The fast way for ordinary JPEGs gives what Pillow's way gives, and leaves everything else to it."""
+"""The fast decoder of ordinary JPEGs agrees with Pillow, and leaves everything else to Pillow."""
 
 import io
 from functools import cache
@@ -17,7 +17,7 @@ SHAPE = (256, 256, 3)
 
 @cache
 def scene(width: int, height: int) -> Image.Image:
-    """Noise of every size, the larger the stronger: as in photographs, there is something to lose at every scale."""
+    """Noise at every scale, stronger at larger scales, as in photographs."""
     rng = np.random.default_rng(0)
     total = np.zeros((height, width, 3), np.float32)
     for pixels in (1, 2, 4, 8, 16, 32, 64):
@@ -39,7 +39,7 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def agreement(data: bytes, shape: tuple[int, int, int], square: Any) -> float:
-    """In dB, of the whole picture or of its edges, where a wrong scale shows first and may differ a little more."""
+    """In dB. The edges count too, with 3 dB less: a wrong scale shows there first."""
     made, expected = fast(data, shape, square), pictures.picture(data, shape, square)
     assert made is not None
     assert made.flags.writeable
@@ -53,11 +53,11 @@ def agreement(data: bytes, shape: tuple[int, int, int], square: Any) -> float:
     ("size", "least"),
     [
         *((size, 51) for size in [(500, 375), (375, 500), (333, 500), (500, 331), (301, 300), (400, 260), (896, 768)]),
-        # The decoder shrinks them before.
+        # The decoder shrinks these first.
         *((size, 45) for size in [(1280, 960), (1501, 1003), (900, 1999)]),
     ],
 )
-def test_agrees_with_pillow(size: tuple[int, int], least: float, square: Any) -> None:
+def test_shrinks_like_pillow(size: tuple[int, int], least: float, square: Any) -> None:
     data = jpeg(scene(*size))
     for shape in (SHAPE, (256, 256, 1), (221, 251, 3)):
         assert agreement(data, shape, square) > least
@@ -65,14 +65,14 @@ def test_agrees_with_pillow(size: tuple[int, int], least: float, square: Any) ->
 
 @pytest.mark.parametrize("size", [(300, 255), (255, 300), (200, 150), (120, 400), (79, 100), (25, 17), (900, 17)])
 def test_enlarges_like_pillow(size: tuple[int, int]) -> None:
-    """OpenCV's cubic is sharper than Pillow's (a = -0.75, not -0.5), as it was in 2013's make-data.py."""
+    """Roughly: OpenCV's cubic is sharper than Pillow's (a = -0.75, not -0.5), as it was in make-data.py of 2013."""
     for square in ("crop", "warp"):
         assert agreement(jpeg(scene(*size)), SHAPE, square) > 40
 
 
 @pytest.mark.parametrize("side", [64, 256, 512])
-def test_tiny_pictures_are_left_to_pillow_or_come_out_whole(side: int) -> None:
-    """Every shorter side, and longer ones of all proportions."""
+def test_pictures_below_a_sixteenth_of_the_size_are_left_to_pillow(side: int) -> None:
+    """For every shorter side up to 40, with longer sides of all proportions."""
     rng, left = np.random.default_rng(side), set()
     for short in range(1, 41):
         for long in (short, *rng.integers(short, 50 * short + 50, 4).tolist()):
@@ -82,7 +82,7 @@ def test_tiny_pictures_are_left_to_pillow_or_come_out_whole(side: int) -> None:
     assert left == {short for short in range(1, 41) if short * 16 < side}
 
 
-def test_products_are_those_of_whole_numbers() -> None:
+def test_products_are_exact() -> None:
     rng = np.random.default_rng(0)
     for channels in (1, 3):
         image = rng.integers(0, 256, (61, 47, channels), np.uint8)
@@ -93,12 +93,12 @@ def test_products_are_those_of_whole_numbers() -> None:
 
 
 @pytest.mark.parametrize("size", [(1800, 300), (300, 1801), (1537, 1301)])
-def test_agrees_where_the_decoder_cannot_shrink_enough(size: tuple[int, int]) -> None:
+def test_agrees_with_pillow_where_the_decoder_cannot_shrink_enough(size: tuple[int, int]) -> None:
     assert agreement(jpeg(scene(*size)), (43, 43, 3), "warp") > 44
 
 
 @pytest.mark.parametrize("size", [(256, 256), (257, 256), (256, 300), (701, 256)])
-def test_without_scaling_nothing_changes(size: tuple[int, int]) -> None:
+def test_without_scaling_the_pixels_are_pillows(size: tuple[int, int]) -> None:
     data = jpeg(scene(*size))
     np.testing.assert_array_equal(fast(data, SHAPE, "crop"), pictures.picture(data, SHAPE, "crop"))
     grey = fast(data, (256, 256, 1), "crop")
@@ -121,23 +121,23 @@ def test_without_scaling_nothing_changes(size: tuple[int, int]) -> None:
     ],
     ids=str,
 )
-def test_kinds_of_jpeg(how: dict[str, Any]) -> None:
+def test_agrees_with_pillow_on_other_kinds_of_jpeg(how: dict[str, Any]) -> None:
     assert agreement(jpeg(scene(400, 300), **how), SHAPE, "crop") > 50
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_grey(channels: int) -> None:
+def test_agrees_with_pillow_on_grey_jpegs(channels: int) -> None:
     assert agreement(jpeg(scene(400, 300).convert("L")), (256, 256, channels), "crop") > 50
 
 
 def rings(side: int) -> Image.Image:
-    """Around the middle, the finer the farther out: one pixel black and one white at the end of a row."""
+    """Rings around the middle, finer towards the edge: at the end of a row one pixel is black and the next white."""
     y, x = np.mgrid[:side, :side] - (side - 1) / 2
     return Image.fromarray(np.rint(127.5 + 127.5 * np.cos(np.pi * (y**2 + x**2) / side)).astype(np.uint8))
 
 
 @pytest.mark.parametrize("side", [300, 448, 640, 768, 1000])
-def test_rings_stay_in_the_middle_and_make_no_new_ones(side: int) -> None:
+def test_rings_stay_centred_and_leave_no_aliases(side: int) -> None:
     data = jpeg(rings(side), quality=99)
     made = fast(data, (256, 256, 1), "warp")
     assert made is not None
@@ -145,7 +145,7 @@ def test_rings_stay_in_the_middle_and_make_no_new_ones(side: int) -> None:
     for mirrored in (made[::-1], made[:, ::-1], made.T):
         assert np.abs(made - mirrored).max() <= 4
     y, x = np.mgrid[:256, :256] - 127.5
-    too_fine = np.hypot(y, x) * (side / 256) ** 2 / side > 0.8  # periods in a final pixel, which shows a half
+    too_fine = np.hypot(y, x) * (side / 256) ** 2 / side > 0.8  # periods per final pixel; it can show half of one
     expected = pictures.picture(data, (256, 256, 1), "warp")[:, :, 0]
     assert made[too_fine].std() < expected[too_fine].std() + 6
 
@@ -168,7 +168,7 @@ def test_turned_pictures_are_left_to_pillow() -> None:
     for orientation in range(2, 9):
         assert fast(jpeg(picture, exif=exif(orientation)), SHAPE, "crop") is None
         assert fast(jpeg(picture, xmp=xmp(orientation)), SHAPE, "crop") is None
-    # The tag behind what looks like the beginning of the pixels, and behind bytes that fill.
+    # The tag after bytes that look like the start of the pixels, and after fill bytes.
     plain, turned = jpeg(picture, icc_profile=b"\xff\xda" * 9), jpeg(picture, exif=exif(6))
     tables, start = plain.index(b"\xff\xdb"), turned.index(b"\xff\xe1")
     segment = turned[start : start + 2 + int.from_bytes(turned[start + 2 : start + 4], "big")]
@@ -178,12 +178,12 @@ def test_turned_pictures_are_left_to_pillow() -> None:
         assert fast(data.replace(segment, b""), SHAPE, "crop") is not None
 
 
-def test_upright_pictures_are_not() -> None:
+def test_upright_pictures_are_decoded() -> None:
     for how in ({"exif": exif(1)}, {"xmp": xmp(1)}, {"exif": b"Exif\0\0II*\0 this is no directory of tags"}):
         assert agreement(jpeg(scene(400, 300), **how), SHAPE, "crop") > 50
 
 
-def test_what_is_no_ordinary_jpeg_is_left_to_pillow() -> None:
+def test_other_files_are_left_to_pillow() -> None:
     picture = scene(400, 300)
     png = io.BytesIO()
     picture.save(png, "PNG")
@@ -200,14 +200,14 @@ def test_a_decompression_bomb_is_left_to_pillow(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("progressive", [False, True])
-def test_what_is_cut_short_is_left_to_pillow(progressive: bool) -> None:
+def test_truncated_jpegs_are_left_to_pillow(progressive: bool) -> None:
     data = jpeg(scene(64, 48), progressive=progressive)
     for end in range(len(data)):
         assert fast(data[:end], (32, 32, 3), "crop") is None
-    assert fast(data + b"\0" * 9, (32, 32, 3), "crop") is not None, "what stands behind a picture is none of its own"
+    assert fast(data + b"\0" * 9, (32, 32, 3), "crop") is not None, "bytes after the end of the picture do not matter"
 
 
-def test_damage_never_raises() -> None:
+def test_damaged_bytes_never_raise_and_never_give_another_picture() -> None:
     data, rng = jpeg(scene(64, 48), exif=exif(1)), np.random.default_rng(0)
     for _ in range(2000):
         damaged = bytearray(data)

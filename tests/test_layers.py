@@ -1,4 +1,4 @@
-"""Each layer against slow NumPy written from the formula."""
+"""Each layer against slow NumPy code written from the formula."""
 
 from collections.abc import Callable
 from typing import Any
@@ -55,16 +55,17 @@ def numeric_gradient(f: Callable[[np.ndarray], np.ndarray], x: np.ndarray, g: np
     return gradient
 
 
-def gradient(f: Callable[[jax.Array], jax.Array], x: np.ndarray, g: np.ndarray) -> np.ndarray:
-    return np.asarray(jax.vjp(f, jnp.asarray(x))[1](jnp.asarray(g))[0])
+def gradient(f: Callable[[jax.Array], jax.Array], x: np.ndarray | jax.Array, g: np.ndarray | jax.Array) -> np.ndarray:
+    return np.asarray(jax.jit(lambda x, g: jax.vjp(f, x)[1](g)[0])(x, g))  # one program compiles faster than many
 
 
+pool = jax.jit(layers.pool, static_argnums=1)
 NORMS = [ResponseNorm(), ResponseNorm(k=1.0, n=5, alpha=0.3, beta=0.75), ResponseNorm(k=1.5, n=4, alpha=0.2, beta=0.5)]
 
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("columns", [1, 2])
-def test_lrn_is_the_formula_and_stays_in_its_column(norm: ResponseNorm, columns: int) -> None:
+def test_lrn_equals_the_formula_and_stays_within_a_column(norm: ResponseNorm, columns: int) -> None:
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
         x, g = rng.normal(0, 3, (2, 2, 1, 2, 12))[0], rng.normal(size=(2, 1, 2, 12))
@@ -76,7 +77,7 @@ def test_lrn_is_the_formula_and_stays_in_its_column(norm: ResponseNorm, columns:
         )
 
 
-def test_lrn_by_hand() -> None:
+def test_lrn_equals_an_example_by_hand() -> None:
     """Six maps in two columns, k = 2, alpha = 1, beta = 0.75: maps 2 and 3 are not neighbours."""
     x = jnp.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).reshape(1, 1, 1, 6)
     y = layers.lrn(x, ResponseNorm(alpha=1.0), 2).ravel()
@@ -84,7 +85,7 @@ def test_lrn_by_hand() -> None:
     np.testing.assert_allclose(y, [*(np.arange(1, 4) / left**0.75), *(np.arange(4, 7) / right**0.75)], rtol=1e-6)
 
 
-def test_map_norm_is_the_formula() -> None:
+def test_map_norm_equals_the_formula() -> None:
     rng, norm = np.random.default_rng(1), ResponseNorm(k=1.0, alpha=0.1)
     with jax.enable_x64(True):
         x, g = rng.normal(0, 3, (1, 7, 6, 2)), rng.normal(size=(1, 7, 6, 2))
@@ -96,18 +97,18 @@ def test_map_norm_is_the_formula() -> None:
 @pytest.mark.parametrize("kind", ["max", "average"])
 @pytest.mark.parametrize("shape", [(9, 7), (8, 11), (3, 3), (2, 5)])
 @pytest.mark.parametrize(("size", "stride"), [(3, 2), (2, 2), (3, 1), (3, 3), (5, 2)])
-def test_pool_is_the_formula(kind: str, shape: tuple[int, int], size: int, stride: int) -> None:
+def test_pool_equals_the_formula(kind: str, shape: tuple[int, int], size: int, stride: int) -> None:
     config = Pool(kind, size, stride)
     x = np.random.default_rng(2).normal(size=(2, *shape, 3)).astype(np.float32)
-    np.testing.assert_allclose(layers.pool(jnp.asarray(x), config), slow_pool(x, config), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(pool(x, config), slow_pool(x, config), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(9, 7), (8, 11), (3, 3), (2, 5)])
 @pytest.mark.parametrize(("size", "stride"), [(3, 2), (2, 2), (3, 1), (3, 3), (5, 2)])
-def test_max_pool_gradient_is_that_of_the_plain_form(
+def test_the_gradient_of_max_pooling_is_that_of_reduce_window(
     shape: tuple[int, int], size: int, stride: int, platform: str
 ) -> None:
-    """Small whole numbers, as behind a ReLU, tie all the time: the first maximum of a window takes the gradient."""
+    """Small whole numbers have many ties, as after a ReLU. The first maximum of a window gets the gradient."""
     config, rng = Pool("max", size, stride), np.random.default_rng(3)
     x = rng.integers(0, 3, (2, *shape, 3)).astype(np.float32)
     H, W = (pooled(side, config) for side in shape)
@@ -118,11 +119,11 @@ def test_max_pool_gradient_is_that_of_the_plain_form(
         window, strides = (1, size, size, 1), (1, stride, stride, 1)
         return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, [(0, 0), *reach, (0, 0)])
 
-    np.testing.assert_array_equal(layers.pool(jnp.asarray(x), config), plain(jnp.asarray(x)))
+    np.testing.assert_array_equal(pool(x, config), plain(jnp.asarray(x)))
     np.testing.assert_array_equal(gradient(lambda x: layers.pool(x, config), x, g), gradient(plain, x, g))
 
 
-def test_average_pool_gradient() -> None:
+def test_the_gradient_of_average_pooling_equals_a_numeric_one() -> None:
     config, rng = Pool("average", 3, 2), np.random.default_rng(4)
     with jax.enable_x64(True):
         x, g = rng.normal(size=(1, 6, 5, 2)), rng.normal(size=(1, 3, 2, 2))
@@ -130,15 +131,15 @@ def test_average_pool_gradient() -> None:
         np.testing.assert_allclose(gradient(lambda x: layers.pool(x, config), x, g), expected, rtol=1e-6, atol=1e-9)
 
 
-def test_the_224_picture_has_three_zero_rows_below_and_right(platform: str) -> None:
-    """A kernel that adds up its window sees 11 - 3 rows and columns at the last position, all 11 at the first."""
+def test_conv1_pads_224_pixels_with_three_zeros_below_and_right(platform: str) -> None:
+    """A kernel of ones counts the pixels in its window: 11 rows and columns at the first position, 8 at the last."""
     kernel, picture = jnp.ones((11, 11, 1, 1)), jnp.ones((1, 224, 224, 1))
     y = layers.convolve(picture, kernel, stride=4, padding=(0, 3))[0, :, :, 0]
     assert y.shape == (55, 55)
     assert (y[0, 0], y[54, 0], y[0, 54], y[54, 54]) == (121, 88, 88, 64)
 
 
-def test_convolution_is_the_sum_over_windows() -> None:
+def test_convolution_equals_the_sum_over_each_window() -> None:
     rng = np.random.default_rng(5)
     x, kernel = rng.normal(size=(2, 6, 6, 3)), rng.normal(size=(3, 3, 3, 4))
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -170,31 +171,38 @@ def plain_convolution(x: jax.Array, kernel: jax.Array, stride: int, padding: tup
     ids=str,
 )
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.bfloat16])
-def test_the_gradients_of_a_convolution_are_those_of_the_plain_form(
+def test_the_gradients_of_a_convolution_are_those_of_jax(
     side: int, size: int, stride: int, padding: tuple[int, int], dtype: Any, platform: str
 ) -> None:
-    """Sizes that strides divide and do not, pixels that no window reads, kernels smaller than their stride."""
+    """Including sides that the stride does not divide, pixels in no window, and kernels smaller than the stride."""
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
         x, kernel = (
             jnp.asarray(rng.normal(size=shape), dtype) for shape in ((2, side, side + 3, 3), (size, size, 3, 5))
         )
-        plain, of_plain = jax.vjp(lambda x, kernel: plain_convolution(x, kernel, stride, padding), x, kernel)
-        ours, of_ours = jax.vjp(lambda x, kernel: layers.convolve(x, kernel, stride=stride, padding=padding), x, kernel)
+        plain = plain_convolution(x, kernel, stride, padding)
+        g = jnp.asarray(rng.normal(size=plain.shape), dtype)
+
+        @jax.jit
+        def both(x: jax.Array, kernel: jax.Array, g: jax.Array) -> Any:
+            _, of_plain = jax.vjp(lambda x, kernel: plain_convolution(x, kernel, stride, padding), x, kernel)
+            y, of_y = jax.vjp(lambda x, kernel: layers.convolve(x, kernel, stride=stride, padding=padding), x, kernel)
+            return y, of_y(g), of_plain(g)
+
+        ours, of_ours, of_plain = both(x, kernel, g)
         if platform == "cpu":
             np.testing.assert_array_equal(ours, plain)
-        g = jnp.asarray(rng.normal(size=plain.shape), dtype)
-        # A number of bfloat16 is off by up to 2^-9 of itself; the sums behind it are wider.
+        # Rounding to bfloat16 changes a number by up to 2^-9 of itself; sums are computed in more bits.
         tolerance = 1e-12 if dtype == jnp.float64 else 2**-8
-        for mine, theirs in zip((ours, *of_ours(g)), (plain, *of_plain(g)), strict=True):
+        for mine, theirs in zip((ours, *of_ours), (plain, *of_plain), strict=True):
             assert mine.dtype == dtype
             mine, theirs = (np.asarray(gradient, np.float64) for gradient in (mine, theirs))
             np.testing.assert_allclose(mine, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
 
 
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.bfloat16])
-def test_a_gradient_by_kernels_in_parts_is_that_of_the_whole_batch(dtype: Any) -> None:
-    """Of five pictures whose gradients take 0.4 MB each, two by two, and one is left."""
+def test_a_kernels_gradient_summed_in_parts_is_that_of_the_whole_batch(dtype: Any) -> None:
+    """Five images with gradients of 0.4 MB each, in parts of two, two and one."""
     rng, side = np.random.default_rng(0), 40 if dtype == jnp.float64 else 80
     with jax.enable_x64(True):
         x, kernel, g = (
@@ -211,7 +219,7 @@ def test_a_gradient_by_kernels_in_parts_is_that_of_the_whole_batch(dtype: Any) -
 
 
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.bfloat16])
-def test_the_gradients_of_a_fully_connected_layer_are_those_of_the_plain_form(dtype: Any, platform: str) -> None:
+def test_the_gradients_of_a_fully_connected_layer_are_those_of_matmul(dtype: Any, platform: str) -> None:
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
         x, kernel, g = (jnp.asarray(rng.normal(size=shape), dtype) for shape in ((3, 7), (7, 5), (3, 5)))
@@ -225,8 +233,8 @@ def test_the_gradients_of_a_fully_connected_layer_are_those_of_the_plain_form(dt
             np.testing.assert_allclose(mine, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
 
 
-def test_the_norms_of_bfloat16_are_those_of_float32_rounded() -> None:
-    """A sum of squares in bfloat16 would be off by far more than the last of its eight bits."""
+def test_norms_of_bfloat16_are_computed_in_float32_and_rounded() -> None:
+    """Sums of squares in bfloat16 would be wrong by more than the last of its eight bits."""
     x = jnp.asarray(np.random.default_rng(0).normal(0, 60, (2, 7, 7, 16)), jnp.bfloat16)
     norm = ResponseNorm(k=1.0, alpha=0.05)
     for layer in (lambda x: layers.lrn(x, norm, 2), lambda x: layers.map_norm(x, norm)):
@@ -237,8 +245,8 @@ def test_the_norms_of_bfloat16_are_those_of_float32_rounded() -> None:
 
 
 @pytest.mark.parametrize("shape", [(9, 11), (8, 8)], ids=str)
-def test_max_pooling_of_bfloat16_breaks_ties_as_the_plain_form(shape: tuple[int, int], platform: str) -> None:
-    """Of few values, so that most windows have several maxima."""
+def test_max_pooling_of_bfloat16_breaks_ties_as_reduce_window_does(shape: tuple[int, int], platform: str) -> None:
+    """With few distinct values, so that most windows have several maxima."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.integers(0, 3, (2, *shape, 4)), jnp.bfloat16)
     config = Pool(size=3, stride=2)
@@ -246,42 +254,41 @@ def test_max_pooling_of_bfloat16_breaks_ties_as_the_plain_form(shape: tuple[int,
     def plain(x: jax.Array) -> jax.Array:
         reach = [(0, (pooled(side, config) - 1) * 2 + 3 - side) for side in shape]
         return lax.reduce_window(
-            x, jnp.array(-jnp.inf, x.dtype), lax.max, (1, 3, 3, 1), (1, 2, 2, 1), [(0, 0), *reach, (0, 0)]
+            x, np.array(-np.inf, x.dtype), lax.max, (1, 3, 3, 1), (1, 2, 2, 1), [(0, 0), *reach, (0, 0)]
         )
 
-    y, back = jax.vjp(plain, x)
-    ours, our_back = jax.vjp(lambda x: layers.pool(x, config), x)
-    np.testing.assert_array_equal(ours, y)
-    g = jnp.asarray(rng.integers(1, 5, y.shape), jnp.bfloat16)  # sums of them are exact
-    np.testing.assert_array_equal(our_back(g)[0], back(g)[0])
+    y = plain(x)
+    np.testing.assert_array_equal(pool(x, config), y)
+    g = jnp.asarray(rng.integers(1, 5, y.shape), jnp.bfloat16)  # their sums are exact
+    np.testing.assert_array_equal(gradient(lambda x: layers.pool(x, config), x, g), gradient(plain, x, g))
 
 
-def test_dropout_masks_belong_to_the_picture_and_the_column() -> None:
-    key = jax.random.key(0)
-    whole = layers.dropout_mask(key, jnp.arange(6), jnp.arange(2), 50, 0.3)
-    part = layers.dropout_mask(key, jnp.arange(4, 6), jnp.array([1]), 50, 0.3)
+def test_dropout_masks_depend_on_the_image_and_the_column() -> None:
+    key, dropout_mask = jax.random.key(0), jax.jit(layers.dropout_mask, static_argnums=(3, 4))
+    whole = dropout_mask(key, jnp.arange(6), jnp.arange(2), 50, 0.3)
+    part = dropout_mask(key, jnp.arange(4, 6), jnp.array([1]), 50, 0.3)
     np.testing.assert_array_equal(whole[4:, 50:], part)
     assert not np.array_equal(whole[:, :50], whole[:, 50:])
     assert not np.array_equal(whole[0], whole[1])
-    many = layers.dropout_mask(key, jnp.arange(100), jnp.arange(2), 100, 0.3)
+    many = dropout_mask(key, jnp.arange(100), jnp.arange(2), 100, 0.3)
     assert float(many.mean()) == pytest.approx(0.7, abs=0.015)
 
 
-def test_local_kernels_are_a_convolution_with_its_own_kernel_at_every_position() -> None:
+def test_a_local_layer_applies_another_kernel_at_every_position() -> None:
     rng = np.random.default_rng(6)
     x, kernel = rng.normal(size=(2, 5, 4, 3)), rng.normal(size=(5, 4, 27, 2))
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     expected = np.zeros((2, 5, 4, 2))
     for i in range(5):
         for j in range(4):
-            window = padded[:, i : i + 3, j : j + 3].transpose(0, 3, 1, 2)  # by channel, row, column
+            window = padded[:, i : i + 3, j : j + 3].transpose(0, 3, 1, 2)  # in the order channel, row, column
             expected[:, i, j] = window.reshape(2, -1) @ kernel[i, j]
     with jax.enable_x64(True):
         y = layers.convolve_locally(jnp.asarray(x), jnp.asarray(kernel), 3, 1, (1, 1))
         np.testing.assert_allclose(y, expected, rtol=1e-10)
 
 
-def test_pooling_that_is_not_ragged_leaves_the_rest_out() -> None:
+def test_pooling_without_ragged_windows_drops_the_remainder() -> None:
     x = np.random.default_rng(7).normal(size=(1, 8, 6, 2)).astype(np.float32)
     config = Pool("max", 3, 2)
     y = layers.pool(jnp.asarray(x), config, ragged=False)

@@ -1,4 +1,4 @@
-"""What a run logs: metrics.jsonl, and the line that is being collected."""
+"""What a run logs: the lines of metrics.jsonl and the figures on the progress bar."""
 
 import json
 import time
@@ -14,7 +14,7 @@ from alexnet_jax.training.log import Log, ProgressBar, Watch, read_metrics
 
 
 class Board:
-    """In place of TensorBoard's writer."""
+    """Replaces TensorBoard's writer."""
 
     def __init__(self, path: str, purge_step: int | None) -> None:
         self.purge_step = purge_step
@@ -27,7 +27,7 @@ class Board:
 def test_lines_after_the_step_that_a_run_continues_from_are_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And a last line that a crash has cut off, of which even the step may be missing."""
+    """So is a last line that a crash has cut off, with or without its step."""
     boards = []
     monkeypatch.setattr(log, "SummaryWriter", lambda *given, **more: boards.append(Board(*given, **more)) or boards[-1])
     lines = [json.dumps({"step": step, "train/loss": 1.0}) + "\n" for step in (2, 4, 6, 8)]
@@ -36,14 +36,16 @@ def test_lines_after_the_step_that_a_run_continues_from_are_removed(
         with Log(tmp_path, 4) as after:
             after.write(6, **{"train/loss": 2.0})
             written = read_metrics(tmp_path)
-        assert [(line["step"], line["train/loss"]) for line in written] == [(2, 1.0), (4, 1.0), (6, 2.0)], "at once"
+        assert [(line["step"], line["train/loss"]) for line in written] == [(2, 1.0), (4, 1.0), (6, 2.0)], (
+            "a line is written at once"
+        )
     Log(tmp_path, 0)
     assert read_metrics(tmp_path) == []
-    assert [board.purge_step for board in boards] == [5, 5, None], "TensorBoard forgets the same steps"
+    assert [board.purge_step for board in boards] == [5, 5, None], "TensorBoard drops the same steps"
 
 
 class Bar(ProgressBar):
-    """A progress bar that keeps what it is told."""
+    """A progress bar that records what it is told."""
 
     def __init__(self) -> None:
         super().__init__(Console(quiet=True), 0, 9)
@@ -59,16 +61,16 @@ def figures(loss: float, error: float = 0.5, update: float = 0.1) -> dict[str, f
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time, in seconds; tests move it on."""
+    """The time in seconds, which a test can advance."""
     now = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     return now
 
 
-def test_a_line_holds_means_since_the_last_one_and_the_speed_of_training_alone(
+def test_a_line_holds_means_since_the_last_line_and_the_speed_without_validation(
     tmp_path: Path, clock: list[float]
 ) -> None:
-    """Batches of 8, two seconds a step; the validation between the lines takes an hour."""
+    """Batches of 8 take two seconds each. The validation between the lines takes an hour."""
     with Log(tmp_path, 0) as here, Bar() as bar:
         watch = Watch({}, here, bar, batch=8, examples=32, log_every=2)
         for step, loss in enumerate((3.0, 2.0, 1.0, 0.5), 1):
@@ -94,7 +96,7 @@ def test_a_line_holds_means_since_the_last_one_and_the_speed_of_training_alone(
 
 
 def test_a_line_that_began_before_an_interruption_holds_all_its_steps(tmp_path: Path) -> None:
-    """Even if lines come more often now: two steps from the checkpoint, and one."""
+    """Two steps from the checkpoint and a new one, even though a line is now due after every step."""
     window = {"loss": 7.0, "top1_error": 1.5, "update_norm": 0.2, "steps": 2.0}
     with Log(tmp_path, 2) as here, Bar() as bar:
         watch = Watch(window, here, bar, batch=8, examples=32, log_every=1)
@@ -105,8 +107,8 @@ def test_a_line_that_began_before_an_interruption_holds_all_its_steps(tmp_path: 
 
 
 @pytest.mark.parametrize("bad", [figures(float("nan")), figures(float("inf")), figures(1.0, update=float("inf"))])
-def test_a_step_that_is_not_finite_ends_the_run_before_its_line(tmp_path: Path, bad: dict[str, float]) -> None:
-    """The loss was computed before the update, which may be infinite while it is not."""
+def test_a_step_that_is_not_finite_ends_the_run_before_it_is_logged(tmp_path: Path, bad: dict[str, float]) -> None:
+    """The loss is computed before the update, so the update can be infinite when the loss is not."""
     with Log(tmp_path, 0) as here, Bar() as bar:
         watch = Watch({}, here, bar, batch=8, examples=32, log_every=1)
         watch.follow(1, bad, 0.1)

@@ -1,4 +1,4 @@
-"""What evaluation refuses. Its figures are checked in test_commands.py and test_fit.py."""
+"""What evaluation refuses. test_commands.py and test_fit.py check its figures."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +12,12 @@ from alexnet_jax.training.meter import check_fit, check_same_data
 
 
 def data(classes: list[str], shape: tuple[int, int, int] = (28, 28, 1)) -> Any:
-    """Records, as far as these checks look at them."""
+    """Records with the fields that these checks read."""
     return SimpleNamespace(classes=classes, image_shape=shape, directory=Path("data"))
 
 
 @pytest.mark.parametrize("shape", [(28, 32, 1), (32, 28, 1)])
-def test_both_sides_with_their_padding_must_hold_a_crop(tiny: Config, shape: tuple[int, int, int]) -> None:
+def test_a_crop_must_fit_both_sides_of_a_padded_image(tiny: Config, shape: tuple[int, int, int]) -> None:
     def config(size: int, pad: int) -> Config:
         return replace(tiny, model=replace(tiny.model, image_size=size), data=replace(tiny.data, pad=pad))
 
@@ -27,7 +27,7 @@ def test_both_sides_with_their_padding_must_hold_a_crop(tiny: Config, shape: tup
             check_fit(config(size, pad), data(["a"], shape))
 
 
-def test_classes_are_compared_by_name_and_with_other_programs_by_number() -> None:
+def test_classes_must_agree_by_name_or_for_other_programs_in_number() -> None:
     def trained(fingerprint: str | None) -> Any:
         about = {"classes": ["0", "1"], "fingerprint": fingerprint, "image_shape": [28, 28, 1]}
         return SimpleNamespace(data=about, path=Path("run"))

@@ -1,6 +1,6 @@
-"""onnxruntime as an independent judge: every tensor of Caffe's AlexNet as the ONNX model zoo has it.
+"""onnxruntime as an independent judge of every tensor in Caffe's AlexNet, from the ONNX model zoo.
 
-The onnx package carries that graph without its weights; here they are random.
+The onnx package contains the graph without its weights. Here they are random.
 """
 
 from pathlib import Path
@@ -20,11 +20,11 @@ onnxruntime = pytest.importorskip("onnxruntime")
 onnxruntime.set_default_logger_severity(3)  # errors only
 
 GRAPH = Path(onnx.__file__).parent / "backend/test/data/light/light_bvlc_alexnet.onnx"
-# The graph's names: what stands before each activation, and what our `features` calls the others.
+# The graph's names of the tensors before each activation, and of those that our `features` returns.
 BEFORE = {
     "conv1": "r0", "conv2": "r4", "conv3": "r8", "conv4": "r10", "conv5": "r12", "fc6": "r16", "fc7": "r20",
 }  # fmt: skip
-BEHIND = {
+AFTER = {
     "conv1": "r1", "norm1": "r2", "pool1": "r3", "conv2": "r5", "norm2": "r6", "pool2": "r7", "conv3": "r9",
     "conv4": "r11", "conv5": "r13", "pool5": "r14", "fc6": "r17", "fc7": "r21", "fc8": "r24",
 }  # fmt: skip
@@ -33,7 +33,7 @@ SIDES = {224: (54, 26, 12, 6), 227: (55, 27, 13, 6)}
 
 
 class Judged(NamedTuple):
-    """The graph's own tensors, and the same network converted."""
+    """The tensors of the graph, and the same network converted."""
 
     tensors: dict[str, np.ndarray]
     images: np.ndarray
@@ -43,7 +43,7 @@ class Judged(NamedTuple):
 
 
 def with_random_weights(size: int) -> Any:
-    """The graph with weights in it, and its input made `size` wide."""
+    """The graph with random weights, for images of `size` pixels."""
     model, rng = onnx.load(GRAPH), np.random.default_rng(0)
     shapes = {i.name.removesuffix("__SHAPE"): onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
     made = [node for node in model.graph.node if node.op_type == "ConstantOfShape"]
@@ -56,7 +56,7 @@ def with_random_weights(size: int) -> Any:
         model.graph.node.remove(node)
     for axis, length in enumerate((2, 3, size, size)):
         model.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = length
-    for tensor in model.graph.initializer:  # the batch of 1 that the zoo's graph is made for
+    for tensor in model.graph.initializer:  # the zoo's graph is for a batch of 1
         if tensor.name == "OC2_DUMMY_1":
             tensor.CopyFrom(onnx.numpy_helper.from_array(np.array([2, 9216]), tensor.name))
     return model
@@ -69,7 +69,7 @@ def judged(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     onnx.save(model, folder / "bvlc_alexnet.onnx")
     ended = run_command("convert", folder / "bvlc_alexnet.onnx", folder / "run")
     assert ended.code == 0, ended.err
-    names = [*BEFORE.values(), *BEHIND.values()]
+    names = [*BEFORE.values(), *AFTER.values()]
     for name in names:
         model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
     bgr = np.random.default_rng(1).normal(0, 50, (2, 3, size, size)).astype(np.float32)
@@ -84,13 +84,13 @@ def channels_last(x: np.ndarray) -> np.ndarray:
 
 
 def furthest(ours: Any, theirs: np.ndarray) -> float:
-    """The largest difference, as a share of the largest value."""
+    """The largest difference, relative to the largest value."""
     theirs = channels_last(theirs)
     assert ours.shape == theirs.shape
     return float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
 
 
-def test_the_graph_says_what_it_is(judged: Judged) -> None:
+def test_the_config_is_read_from_the_graph(judged: Judged) -> None:
     model = judged.config.model
     caffe = alexnet.preset("caffe").model
     sides = model.sides()
@@ -106,18 +106,18 @@ def test_every_tensor_agrees(judged: Judged, layout: tuple[int, int] | None) -> 
     model, params = judged.config.model, judged.params
     mesh = layout and alexnet.make_mesh(*layout)
     acts = alexnet.features(model, mesh)(alexnet.shard(params, model, mesh) if mesh else params, judged.images)
-    assert set(acts) == set(BEHIND), "every layer of ours is judged"
-    distances = {name: furthest(acts[name], judged.tensors[theirs]) for name, theirs in BEHIND.items()}
-    # A share of a probability is a difference of logits, so it grows with their size.
+    assert set(acts) == set(AFTER), "every layer is compared"
+    distances = {name: furthest(acts[name], judged.tensors[theirs]) for name, theirs in AFTER.items()}
+    # A relative difference of probabilities is an absolute difference of logits, so it grows with their size.
     probabilities = furthest(jax.nn.softmax(acts["fc8"]), judged.tensors["prob_1"])
-    distances["probabilities"] = probabilities / max(1.0, float(np.abs(judged.tensors[BEHIND["fc8"]]).max()))
+    distances["probabilities"] = probabilities / max(1.0, float(np.abs(judged.tensors[AFTER["fc8"]]).max()))
     if layout is None:
         distances |= {f"before {name}": before_activation(judged, acts, name) for name in BEFORE}
     assert max(distances.values()) < 1e-5, distances
 
 
 def before_activation(judged: Judged, acts: Any, name: str) -> float:
-    """Our layer on what it reads, without its activation, against the graph's."""
+    """Compares our layer without its activation with the graph's tensor."""
     model, own = judged.config.model, judged.params[name]
     x = judged.images if name == "conv1" else acts[READS[name]]
     if name.startswith("fc"):

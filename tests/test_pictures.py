@@ -1,4 +1,4 @@
-"""Pictures of any kind: which files, and pixel by pixel what comes of them."""
+"""Image files of any kind: which are found, and what pixels they give."""
 
 import io
 import os
@@ -41,12 +41,12 @@ def noise(height: int, width: int, channels: int = 3) -> np.ndarray:
 
 
 def smooth(height: int, width: int) -> Image.Image:
-    """A few large, soft spots of colour, which survive a JPEG."""
+    """A few large, soft spots of colour, which JPEG hardly changes."""
     return Image.fromarray(noise(3, 4)).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def stripes(*colours: tuple[int, int, int], thick: int, long: int) -> np.ndarray:
-    """Upright stripes, the first on the left."""
+    """Vertical stripes, the first on the left."""
     return np.broadcast_to(np.repeat(np.array(colours, np.uint8), thick, axis=0), (long, len(colours) * thick, 3))
 
 
@@ -58,15 +58,15 @@ def assert_near(a: np.ndarray, b: Any, within: int) -> None:
 # --- which files
 
 
-def test_files_folders_and_patterns_each_once_in_order(
+def test_files_folders_and_patterns_give_each_image_once_and_in_order(
     save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ["b.png", "a.JPG", "below/c.gif", "below/deep/d.webp", "e[1].png", "e1.png"]
     for name in names:
         save(name, noise(2, 2))
     (tmp_path / "notes.txt").write_text("no image")
-    (tmp_path / "talk.pdf").write_text("Pillow writes them, and cannot read them")
-    (tmp_path / "data.h5").write_text("Pillow only recognises them")
+    (tmp_path / "talk.pdf").write_text("Pillow writes these but cannot read them")
+    (tmp_path / "data.h5").write_text("Pillow only recognises these")
     save(".hidden.png", noise(2, 2))
     save(".thumbnails/a.png", noise(2, 2))
     (tmp_path / "folder.png").mkdir()
@@ -80,15 +80,15 @@ def test_files_folders_and_patterns_each_once_in_order(
     assert found("b.png", "./b.png", "below/../b.png", str(tmp_path / "b.png")) == ["b.png"]
     assert found("?.*") == ["a.JPG", "b.png"]
     assert found("**/*.webp") == ["below/deep/d.webp"]
-    assert found("e[1].png") == ["e[1].png"], "a name that exists is a name"
+    assert found("e[1].png") == ["e[1].png"], "a name that exists is no pattern"
     assert found("e[12].png") == ["e1.png"]
     assert found("bel*") == ["below/c.gif", "below/deep/d.webp"]
-    assert found(".thumbnails") == [".thumbnails/a.png"], "asked for by its name"
-    assert found("notes.txt") == ["notes.txt"], "a file that is named is not judged by its suffix"
+    assert found(".thumbnails") == [".thumbnails/a.png"], "a hidden folder can be named"
+    assert found("notes.txt") == ["notes.txt"], "a file that is named may have any suffix"
     assert found() == []
 
 
-def test_an_argument_that_names_nothing_is_refused(save: Save, tmp_path: Path) -> None:
+def test_an_argument_that_matches_nothing_is_refused(save: Save, tmp_path: Path) -> None:
     good = str(save("good.png", noise(2, 2)))
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadInput, match=r"there is no image .*/gone.png$"):
@@ -105,7 +105,7 @@ def test_an_argument_that_names_nothing_is_refused(save: Save, tmp_path: Path) -
 @pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tif"])
 @pytest.mark.parametrize("square", ["crop", "warp"])
 def test_every_orientation_gives_the_same_picture(save: Save, kind: str, square: Any) -> None:
-    """Stored turned or mirrored, with the tag that says so."""
+    """If it is stored turned or mirrored and a tag says so."""
     upright = smooth(48, 80)
     stored = {
         1: upright,
@@ -113,7 +113,7 @@ def test_every_orientation_gives_the_same_picture(save: Save, kind: str, square:
         3: upright.rotate(180),
         4: ImageOps.flip(upright),
         5: upright.transpose(Image.Transpose.TRANSPOSE),
-        6: upright.rotate(90, expand=True),  # 6: turn it by 90 degrees clockwise to see it
+        6: upright.rotate(90, expand=True),  # 6: to be turned 90 degrees clockwise
         7: upright.transpose(Image.Transpose.TRANSVERSE),
         8: upright.rotate(-90, expand=True),
     }
@@ -129,7 +129,7 @@ def test_every_orientation_gives_the_same_picture(save: Save, kind: str, square:
 
 
 @pytest.mark.parametrize("exif", [b"II*\0 this is no directory of tags", b"MM\0\0 this is no header"])
-def test_damaged_exif_leaves_the_pixels(save: Save, exif: bytes) -> None:
+def test_damaged_exif_does_not_affect_the_pixels(save: Save, exif: bytes) -> None:
     path = save("a.png", noise(8, 8), exif=b"Exif\0\0" + exif)
     np.testing.assert_array_equal(open_picture(path, (8, 8, 3), "crop"), noise(8, 8))
 
@@ -138,7 +138,7 @@ def test_damaged_exif_leaves_the_pixels(save: Save, exif: bytes) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_what_fits_already_comes_unchanged(save: Save, channels: int) -> None:
+def test_an_image_of_the_right_shape_is_unchanged(save: Save, channels: int) -> None:
     picture = noise(9, 7, channels)
     path = save("a.png", picture[:, :, 0] if channels == 1 else picture)
     for square in ("crop", "warp"):
@@ -147,7 +147,7 @@ def test_what_fits_already_comes_unchanged(save: Save, channels: int) -> None:
         np.testing.assert_array_equal(out, picture)
 
 
-def test_grey_and_colour_become_each_other(save: Save) -> None:
+def test_grey_and_colour_are_converted_to_each_other(save: Save) -> None:
     red, green, blue = noise(6, 6).astype(float).transpose(2, 0, 1)
     grey = open_picture(save("colour.png", noise(6, 6)), (6, 6, 1), "crop")
     assert_near(grey[:, :, 0], 0.299 * red + 0.587 * green + 0.114 * blue, 1)
@@ -155,7 +155,7 @@ def test_grey_and_colour_become_each_other(save: Save) -> None:
     np.testing.assert_array_equal(colour, np.repeat(grey, 3, axis=2))
 
 
-def test_black_and_white(save: Save) -> None:
+def test_one_bit_becomes_black_and_white(save: Save) -> None:
     bits = np.random.default_rng(0).random((5, 5)) < 0.5
     out = open_picture(save("a.png", Image.fromarray(bits)), (5, 5, 1), "crop")
     np.testing.assert_array_equal(out[:, :, 0], 255 * bits)
@@ -182,20 +182,20 @@ def test_more_than_eight_bits_are_scaled(save: Save, name: str, kind: Any, white
     assert (out.min(), out.max()) == (0, 255)
 
 
-def test_floats_that_are_no_numbers_are_black(save: Save) -> None:
+def test_floats_that_are_not_finite_are_black(save: Save) -> None:
     path = save("a.tif", np.array([[np.nan, np.inf], [-1, 1]], np.float32))
     np.testing.assert_array_equal(open_picture(path, (2, 2, 1), "crop")[:, :, 0], [[0, 0], [0, 255]])
 
 
-def test_sixteen_bits_of_colour(save: Save, tmp_path: Path) -> None:
-    """Pillow does not write them: a PPM is made by hand."""
+def test_sixteen_bits_per_colour_are_scaled(save: Save, tmp_path: Path) -> None:
+    """Pillow cannot write such a file, so this test makes a PPM by hand."""
     values = np.random.default_rng(0).integers(0, 65536, (4, 5, 3))
     path = tmp_path / "a.ppm"
     path.write_bytes(b"P6 5 4 65535\n" + values.astype(">u2").tobytes())
     assert_near(open_picture(path, (4, 5, 3), "crop"), values / 257, 1)
 
 
-def test_transparency_shows_white(save: Save) -> None:
+def test_transparent_pixels_become_white(save: Save) -> None:
     colours = np.array([[RED, RED, RED, BLUE]], np.uint8)
     alpha = np.array([[255, 0, 128, 0]], np.uint8)
     shown = [RED, WHITE, (255, 127, 127), WHITE]
@@ -220,15 +220,15 @@ def test_transparency_shows_white(save: Save) -> None:
     assert_near(see(save("word.png", grey.astype(np.uint16) * 257, transparency=25700))[:, 0], [0, 0, 255, 255], 0)
 
 
-def test_transparency_leaves_no_fringe_when_scaled(save: Save) -> None:
-    """What is hidden beside an opaque white must not shine through."""
+def test_scaling_leaves_no_fringe_around_transparency(save: Save) -> None:
+    """Hidden black next to opaque white must not shine through."""
     hidden = np.zeros((64, 64, 4), np.uint8)
     hidden[:, 32:] = 255
     assert (open_picture(save("a.png", hidden), (7, 7, 3), "crop") == 255).all()
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "L", "RGB"])
-def test_jpegs_of_every_mode(save: Save, mode: str) -> None:
+def test_jpegs_of_every_mode_are_read(save: Save, mode: str) -> None:
     picture = smooth(40, 40)
     path = save("a.jpg", picture.convert(mode), quality=95)
     with Image.open(path) as stored:
@@ -238,14 +238,14 @@ def test_jpegs_of_every_mode(save: Save, mode: str) -> None:
     assert_near(open_picture(path, (40, 40, 1), "crop")[:, :, 0], expected.convert("L"), 8)
 
 
-def test_other_colour_spaces_of_tiff(save: Save) -> None:
+def test_tiffs_in_other_colour_spaces_are_read(save: Save) -> None:
     picture = smooth(40, 40)
     for mode in ("CMYK", "YCbCr"):
         assert_near(open_picture(save("a.tif", picture.convert(mode)), (40, 40, 3), "crop"), picture, 3)
 
 
 @pytest.mark.parametrize("kind", ["gif", "png", "webp", "tif"])
-def test_the_first_frame_counts(save: Save, kind: str) -> None:
+def test_only_the_first_frame_is_read(save: Save, kind: str) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, GREEN, BLUE)]
     path = save(f"a.{kind}", frames[0], save_all=True, append_images=frames[1:])
     assert_near(open_picture(path, (8, 8, 3), "crop"), np.broadcast_to(RED, (8, 8, 3)), 3)
@@ -260,13 +260,13 @@ def test_crop_keeps_the_middle_and_its_proportions(save: Save) -> None:
         out = open_picture(save("a.png", picture), (10, 10, 3), "crop")
         assert_near(out[3:7, 3:7], np.broadcast_to(GREEN, (4, 4, 3)), 0)
         assert_near(out.mean(axis=(0, 1)), GREEN, 12)
-    # 120 x 40 onto 20 wide and 10 high: scaled to 30 x 10, and five columns go on either side.
+    # 120 x 40 to 20 wide and 10 high: it is scaled to 30 x 10 and loses five pixels on either side.
     out = open_picture(save("a.png", wide), (10, 20, 3), "crop")
     assert_near(out[5, [0, 3, 7, 12, 16, 19]], [RED, RED, GREEN, GREEN, BLUE, BLUE], 0)
 
 
 def test_crop_is_the_middle_of_the_scaled_picture(save: Save) -> None:
-    """As in section 2: first scaled, then cut; with an odd rest the smaller half goes on the left, as by // 2."""
+    """As in section 2: first scaled, then cut. If the remainder is odd, the left side loses less."""
     for height, width in [(40, 90), (90, 40), (40, 84)]:
         picture = smooth(height, width)
         scaled = picture.resize((width // 2, height // 2), Image.Resampling.BICUBIC)
@@ -275,12 +275,12 @@ def test_crop_is_the_middle_of_the_scaled_picture(save: Save) -> None:
         assert_near(out, scaled.crop((left, top, left + 20, top + 20)), 0)
 
 
-def test_crop_without_scaling_is_a_cut(save: Save) -> None:
+def test_crop_without_scaling_only_cuts(save: Save) -> None:
     picture = noise(8, 13)
     np.testing.assert_array_equal(open_picture(save("a.png", picture), (8, 8, 3), "crop"), picture[:, 2:10])
 
 
-def test_warp_keeps_everything(save: Save) -> None:
+def test_warp_keeps_the_whole_image(save: Save) -> None:
     wide = stripes(RED, GREEN, BLUE, thick=40, long=40)
     out = open_picture(save("a.png", wide), (12, 12, 3), "warp")
     assert_near(out[:, [1, 5, 6, 10]], np.broadcast_to([RED, GREEN, GREEN, BLUE], (12, 4, 3)), 0)
@@ -289,7 +289,7 @@ def test_warp_keeps_everything(save: Save) -> None:
 
 
 def test_shrinking_averages(save: Save) -> None:
-    """A fine chequered pattern becomes grey, and not a coarse one."""
+    """A fine chequered pattern becomes grey, not a coarser pattern."""
     chequered = (np.indices((400, 400)).sum(axis=0) % 2 * 255).astype(np.uint8)
     for square in ("crop", "warp"):
         assert_near(open_picture(save("a.png", chequered), (32, 32, 1), square), np.full((32, 32, 1), 128), 2)
@@ -297,7 +297,7 @@ def test_shrinking_averages(save: Save) -> None:
 
 @pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (1, 1), (2, 3), (1, 2)])
 @pytest.mark.parametrize("square", ["crop", "warp"])
-def test_extreme_shapes(save: Save, size: tuple[int, int], square: Any) -> None:
+def test_images_of_extreme_shapes_are_scaled(save: Save, size: tuple[int, int], square: Any) -> None:
     path = save("a.png", Image.new("RGB", size, (10, 20, 30)))
     for shape in ((256, 256, 3), (40, 60, 3)):
         assert_near(open_picture(path, shape, square), np.broadcast_to((10, 20, 30), shape), 0)
@@ -305,7 +305,7 @@ def test_extreme_shapes(save: Save, size: tuple[int, int], square: Any) -> None:
 
 @pytest.mark.parametrize("square", ["crop", "warp"])
 @pytest.mark.parametrize("size", [(1600, 1200), (1601, 1203), (400, 1600)])
-def test_a_jpeg_decoded_small_looks_the_same(save: Save, size: tuple[int, int], square: Any) -> None:
+def test_a_jpeg_decoded_at_a_smaller_size_looks_the_same(save: Save, size: tuple[int, int], square: Any) -> None:
     picture = Image.fromarray(noise(12, 16)).resize(size, Image.Resampling.BICUBIC)
     jpeg = save("a.jpg", picture, quality=95)
     with Image.open(jpeg) as whole:
@@ -324,14 +324,14 @@ def refusal(path: Path) -> str:
     return str(refused.value)
 
 
-def test_what_cannot_be_read_is_named(save: Save, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_refused_with_its_path(save: Save, tmp_path: Path) -> None:
     assert "there is no image" in refusal(tmp_path / "gone.png")
     assert "is a folder" in refusal(tmp_path)
     (tmp_path / "empty.jpg").write_bytes(b"")
     assert "is empty" in refusal(tmp_path / "empty.jpg")
     (tmp_path / "text.jpg").write_text("no image at all")
     assert "is not an image of a known format" in refusal(tmp_path / "text.jpg")
-    # Pillow would start Ghostscript.
+    # Pillow would run Ghostscript on it.
     assert "is not an image of a known format" in refusal(save("a.eps", noise(4, 4)))
     if os.geteuid():
         locked = save("locked.png", noise(4, 4))
@@ -340,7 +340,7 @@ def test_what_cannot_be_read_is_named(save: Save, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["jpg", "png", "gif", "webp", "tif", "bmp"])
-def test_truncated(save: Save, kind: str) -> None:
+def test_truncated_files_are_refused(save: Save, kind: str) -> None:
     path = save(f"a.{kind}", noise(50, 50))
     whole = path.read_bytes()
     for part in (len(whole) // 2, len(whole) - 100):
@@ -351,7 +351,7 @@ def test_truncated(save: Save, kind: str) -> None:
 
 
 def rewrite_chunk(png: Path, name: bytes, begins: bytes) -> None:
-    """Changes the first bytes of a chunk, and its checksum."""
+    """Changes the first bytes of a chunk, and its checksum to match."""
     data = bytearray(png.read_bytes())
     start = data.index(name)
     end = start + 4 + int.from_bytes(data[start - 4 : start], "big")
@@ -361,8 +361,8 @@ def rewrite_chunk(png: Path, name: bytes, begins: bytes) -> None:
 
 
 @pytest.mark.parametrize("side", [9_500, 30_000])
-def test_a_decompression_bomb(save: Save, side: int) -> None:
-    """Pillow only warns of the first."""
+def test_a_decompression_bomb_is_refused(save: Save, side: int) -> None:
+    """Pillow only warns about the smaller one."""
     path = save("bomb.png", Image.new("1", (9, 9)))
     rewrite_chunk(path, b"IHDR", side.to_bytes(4, "big") * 2)
     assert "has more than 89478485 pixels" in refusal(path)
@@ -385,7 +385,7 @@ def encoded(kind: str, array: np.ndarray, **how: Any) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "JPEG2000", "ICO", "TGA"])
-def test_bytes_give_what_their_file_gives(tmp_path: Path, kind: str) -> None:
+def test_bytes_give_the_same_pixels_as_a_file(tmp_path: Path, kind: str) -> None:
     data = encoded(kind, noise(20, 30))
     path = tmp_path / "a"
     path.write_bytes(data)
@@ -393,7 +393,7 @@ def test_bytes_give_what_their_file_gives(tmp_path: Path, kind: str) -> None:
         np.testing.assert_array_equal(pictures.picture(data, (8, 9, 3), square), open_picture(path, (8, 9, 3), square))
 
 
-def test_reasons_stand_without_a_path(save: Save) -> None:
+def test_reasons_do_not_contain_a_path(save: Save) -> None:
     assert reason(b"") == "empty"
     assert reason(b"no image at all") == "not an image of a known format, or damaged at its beginning"
     assert reason(encoded("PNG", noise(50, 50))[:2000]) == "cannot be read: image file is truncated"
@@ -401,12 +401,12 @@ def test_reasons_stand_without_a_path(save: Save) -> None:
     for side in (9_500, 30_000):
         rewrite_chunk(bomb, b"IHDR", side.to_bytes(4, "big") * 2)
         assert reason(bomb.read_bytes()) == "more than 89478485 pixels"
-    # Pillow quotes the bytes, also such as end a line.
+    # Pillow quotes the bytes, even line breaks.
     assert reason(b"P6 5 \n\t\x07\x7f 5\n255\n").startswith("cannot be read: ")
 
 
 @pytest.mark.parametrize("error", [RecursionError("too\ndeep"), OSError(5, "bad\tsector", "/a/path")])
-def test_whatever_a_decoder_raises_is_a_reason(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_any_error_of_a_decoder_becomes_a_reason(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def load(self: Image.Image) -> None:
         raise error
 
@@ -415,7 +415,7 @@ def test_whatever_a_decoder_raises_is_a_reason(monkeypatch: pytest.MonkeyPatch, 
     assert reason(encoded("PNG", noise(4, 4))) == f"cannot be read: {words[type(error).__name__]}"
 
 
-def test_a_want_of_memory_is_no_fault_of_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_of_memory_is_not_blamed_on_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(self: Image.Image) -> None:
         raise MemoryError
 
@@ -424,7 +424,7 @@ def test_a_want_of_memory_is_no_fault_of_the_picture(monkeypatch: pytest.MonkeyP
         pictures.picture(encoded("PNG", noise(4, 4)), (4, 4, 3), "crop")
 
 
-def test_no_address_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reason_contains_no_memory_address(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(self: Image.Image) -> None:
         raise ValueError(f"cannot use {io.BytesIO()}")
 
@@ -432,7 +432,7 @@ def test_no_address_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reason(encoded("PNG", noise(4, 4))) == "cannot be read: cannot use <_io.BytesIO object>"
 
 
-def test_a_reason_survives_the_way_between_processes() -> None:
+def test_a_reason_survives_pickling() -> None:
     with pytest.raises(Unreadable) as refused:
         pictures.picture(b"", (8, 8, 3), "crop")
     error = pickle.loads(pickle.dumps(refused.value))
@@ -440,7 +440,7 @@ def test_a_reason_survives_the_way_between_processes() -> None:
 
 
 @pytest.mark.parametrize("name", [b"zTXt", b"iTXt", b"iCCP"])
-def test_a_text_or_a_profile_that_unpacks_without_end(name: bytes) -> None:
+def test_a_text_or_a_profile_that_unpacks_to_a_huge_size_is_refused(name: bytes) -> None:
     """64 KB that would become 64 MB."""
     chunk = name + b"Name\0" + {b"iTXt": b"\1\0\0\0"}.get(name, b"\0") + compress(bytes(2**26))
     packed = (len(chunk) - 4).to_bytes(4, "big") + chunk + crc32(chunk).to_bytes(4, "big")
@@ -449,15 +449,15 @@ def test_a_text_or_a_profile_that_unpacks_without_end(name: bytes) -> None:
 
 
 @pytest.mark.parametrize("how", [{}, {"progressive": True}, {"restart_marker_rows": 1}], ids=str)
-def test_a_jpeg_that_is_cut_anywhere_is_refused(how: dict[str, Any]) -> None:
+def test_a_jpeg_truncated_anywhere_is_refused(how: dict[str, Any]) -> None:
     data = encoded("JPEG", np.asarray(smooth(30, 40)), **how)
     pictures.picture(data, (8, 8, 3), "crop")
     for end in range(len(data)):
         reason(data[:end])
 
 
-def test_a_png_that_is_cut_anywhere_is_refused_or_whole() -> None:
-    """It can do without the checksums and the last chunk behind its pixels."""
+def test_a_png_truncated_anywhere_is_refused_unless_its_pixels_are_whole() -> None:
+    """The checksum and the last chunk after the pixels are not needed."""
     data = encoded("PNG", noise(9, 9))
     for end in range(len(data)):
         try:
@@ -469,7 +469,7 @@ def test_a_png_that_is_cut_anywhere_is_refused_or_whole() -> None:
 
 
 def test_pillow_is_silent(save: Save) -> None:
-    """In a process of its own: pytest catches warnings before they come to standard error."""
+    """In a new process, because pytest catches warnings before they reach standard error."""
     warns = save("warns.png", noise(4, 4), save_all=True, append_images=[Image.new("RGB", (4, 4))])
     rewrite_chunk(warns, b"acTL", b"\0\0\0\0")  # an animation without frames
     plain = f"from PIL import Image; Image.open({str(warns)!r}).load()"

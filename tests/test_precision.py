@@ -1,4 +1,4 @@
-"""bfloat16: what is of which type, how near the numbers stay, and that it trains."""
+"""bfloat16: which arrays have which type, how close the numbers are to float32, and that it trains."""
 
 import json
 from dataclasses import replace
@@ -30,7 +30,7 @@ def types(tree: Any) -> set[Any]:
 
 @pytest.mark.parametrize("layout", [(1, 1), (1, 2), (2, 2)])
 @pytest.mark.parametrize("name", ["fashion", "tutorial", "cifar", "cifar_11pct"])
-def test_layers_compute_in_bfloat16_and_everything_that_lasts_is_float32(name: str, layout: tuple[int, int]) -> None:
+def test_layers_compute_in_bfloat16_and_all_else_is_float32(name: str, layout: tuple[int, int]) -> None:
     config = alexnet.preset(name)
     model = config.model
     mesh = alexnet.make_mesh(layout[0], min(layout[1], model.columns))
@@ -51,11 +51,10 @@ def test_layers_compute_in_bfloat16_and_everything_that_lasts_is_float32(name: s
         assert types((state.params, metrics)) == {jnp.dtype(jnp.float32)}
 
 
-def test_the_columns_exchange_bfloat16(tiny: Config, images: np.ndarray) -> None:
-    """In the program as it is written: XLA's CPU backend, which has no sums in bfloat16, widens some again."""
+def test_the_columns_exchange_bfloat16(tiny: Config, tiny_params: Any, images: np.ndarray) -> None:
+    """In the uncompiled program. XLA's CPU backend has no sums in bfloat16 and widens some."""
     forward = alexnet.forward(tiny.model, alexnet.make_mesh(1, 2), "bfloat16")
-    params, key = alexnet.init(tiny.model, jax.random.key(0)), jax.random.key(1)
-    jaxpr = jax.make_jaxpr(loss_and_gradient(forward))(params, images, key).jaxpr
+    jaxpr = jax.make_jaxpr(loss_and_gradient(forward))(tiny_params, images, jax.random.key(1)).jaxpr
     sent: dict[str, list[Any]] = {}
     for equation in equations(jaxpr):
         if "column" in str(equation.params.get("axes", equation.params.get("axis_name"))):
@@ -65,16 +64,19 @@ def test_the_columns_exchange_bfloat16(tiny: Config, images: np.ndarray) -> None
     assert sums == [jnp.float32], "the logits"
 
 
-def test_gradients_are_those_of_float32_as_near_as_eight_bits_allow(tiny: Config, images: np.ndarray) -> None:
-    """A number of bfloat16 is off by up to 2^-9 of itself, and a gradient passes some twenty roundings up and down.
+def test_gradients_are_as_close_to_those_of_float32_as_eight_bits_allow(
+    tiny: Config, tiny_params: Any, images: np.ndarray
+) -> None:
+    """Rounding to bfloat16 changes a number by up to 2^-9 of itself, and a gradient passes some twenty roundings.
 
-    They are independent, so that several 2^-9 are expected; 16 of them are allowed. That holds where nothing is
-    decided: a ReLU or a maximum that falls the other way changes all that is behind it. Dropout is on, and another
-    mask would be far off; so would be columns that meet in the wrong way.
+    They are independent, so an error of several times 2^-9 is expected, and 16 times is allowed. That only holds
+    without decisions: a ReLU or a maximum that changes its decision changes everything after it, so there are none
+    here. Dropout is on; with another mask, or with columns that meet in the wrong way, the error would be far larger.
     """
     model, mesh = replace(tiny.model, activation="tanh", pool=Pool("average")), alexnet.make_mesh(2, 2)
-    params = alexnet.init(model, jax.random.key(0))
-    here, there = loss_and_gradient(alexnet.forward(model)), loss_and_gradient(alexnet.forward(model, mesh, "bfloat16"))
+    params = tiny_params
+    networks = alexnet.forward(model), alexnet.forward(model, mesh, "bfloat16")
+    here, there = (jax.jit(loss_and_gradient(network)) for network in networks)
     loss, gradient = here(params, images, jax.random.key(2))
     loss_there, gradient_there = there(alexnet.shard(params, model, mesh), images, jax.random.key(2))
     assert types(gradient_there) == {jnp.dtype(jnp.float32)}
@@ -83,16 +85,16 @@ def test_gradients_are_those_of_float32_as_near_as_eight_bits_allow(tiny: Config
     assert relative(gradient, here(params, images, jax.random.key(3))[1]) > 2**-3
 
 
-def test_a_biass_gradient_loses_nothing_in_a_long_sum() -> None:
+def test_the_gradient_of_a_bias_is_exact_in_a_long_sum() -> None:
     """A sum in bfloat16 stops growing at 256 equal terms; this one has 4,096."""
     maps = jnp.zeros((16, 16, 16, 1), jnp.bfloat16)
     gradient = jax.grad(lambda bias: add_bias(maps, bias).astype(jnp.float32).sum())(jnp.ones((1, 1, 1, 1)))
     assert float(gradient.sum()) == 16**3
 
 
-def test_biases_are_added_in_float32(tiny: Config, images: np.ndarray) -> None:
-    """Logits of nothing but biases that bfloat16 does not have."""
-    params = jax.tree.map(jnp.zeros_like, alexnet.init(tiny.model, jax.random.key(0)))
+def test_biases_are_added_in_float32(tiny: Config, tiny_params: Any, images: np.ndarray) -> None:
+    """The logits are biases alone, with a value that bfloat16 cannot represent."""
+    params = jax.tree.map(jnp.zeros_like, tiny_params)
     params["fc8"]["bias"] += 1.001
     assert float(jnp.asarray(1.001, jnp.bfloat16)) == 1.0
     np.testing.assert_allclose(alexnet.forward(tiny.model, precision="bfloat16")(params, images), 1.001, rtol=1e-6)
@@ -129,14 +131,14 @@ def test_a_run_in_bfloat16_learns_and_keeps_float32(tiny_file: Path, tiny_data: 
     assert "another config: precision (was bfloat16, now float32)" in refused
 
 
-def test_a_config_from_before_there_was_a_precision_is_float32() -> None:
+def test_an_old_config_without_precision_is_float32() -> None:
     old = json.loads(to_json(Config()))
     del old["precision"]
     assert from_json(json.dumps(old)) == Config()
     assert diff(Config(), Config(precision="bfloat16")) == {"precision": ("float32", "bfloat16")}
 
 
-def test_another_precision_is_refused(tiny: Config) -> None:
+def test_an_unknown_precision_is_refused(tiny: Config) -> None:
     other: Any = "float16"
     with pytest.raises(BadInput, match="precision is 'float16'; give one of float32, tf32, bfloat16"):
         Config(precision=other)

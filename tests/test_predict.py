@@ -1,4 +1,4 @@
-"""The predict command, as its users meet it."""
+"""The predict command as users run it."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def run(tiny_file: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Grey and colour, of the network's size and of others."""
+    """Grey and colour, of the network's size and of other sizes."""
     gallery, rng = tmp_path_factory.mktemp("gallery"), np.random.default_rng(0)
     (gallery / "below").mkdir()
     shapes = {"grey.png": (28, 28), "colour.png": (28, 28, 3), "wide.bmp": (40, 90, 3), "below/small.gif": (9, 7)}
@@ -51,13 +51,13 @@ def answers(ended: Ended) -> list[dict[str, Any]]:
 
 
 def probabilities(answer: dict[str, Any]) -> list[float]:
-    """By the class's number."""
+    """In the order of the classes."""
     by_number = {guess["number"]: guess["probability"] for guess in answer["top5"]}
     return [by_number[number] for number in range(len(CLASSES))]
 
 
 def expected(run: Path, data: Path, picture_HWC: np.ndarray, crops: int) -> np.ndarray:
-    """From views made here, one at a time."""
+    """The probabilities of views that are cut here, one at a time."""
     config, params = alexnet.load(run)
     padded = np.pad(picture_HWC - records.Records(data).statistics.mean_HWC, ((2, 2), (2, 2), (0, 0)))
     corners = [(2, 2)] if crops == 1 else [(2, 2), (0, 0), (0, 4), (4, 0), (4, 4)]
@@ -68,7 +68,7 @@ def expected(run: Path, data: Path, picture_HWC: np.ndarray, crops: int) -> np.n
 
 
 @pytest.mark.parametrize("crops", [1, 10])
-def test_probabilities_are_the_networks(run: Path, tiny_data: Path, gallery: Path, crops: int) -> None:
+def test_probabilities_are_those_of_the_network(run: Path, tiny_data: Path, gallery: Path, crops: int) -> None:
     found = answers(run_command("predict", run, gallery, "--crops", crops, "--json"))
     assert [answer["image"] for answer in found] == [str(gallery / name) for name in ORDER]
     for answer in found:
@@ -81,11 +81,11 @@ def test_probabilities_are_the_networks(run: Path, tiny_data: Path, gallery: Pat
         picture = open_picture(Path(answer["image"]), (28, 28, 1), "crop")
         np.testing.assert_allclose(probabilities(answer), expected(run, tiny_data, picture, crops), rtol=1e-5)
     assert len({tuple(probabilities(answer)) for answer in found}) == len(ORDER), (
-        "pictures that the network tells apart"
+        "the network must tell the pictures apart"
     )
 
 
-def test_the_top_five_are_five_and_the_first_of_equals_comes_first() -> None:
+def test_top5_returns_five_classes_and_breaks_ties_by_number() -> None:
     guesses = top5(np.array([0.1, 0.2, 0.2, 0.05, 0.3, 0.15], np.float32), "abcdef")
     assert [(guess["class"], guess["number"]) for guess in guesses] == [
         ("e", 4),
@@ -97,7 +97,7 @@ def test_the_top_five_are_five_and_the_first_of_equals_comes_first() -> None:
     assert [guess["probability"] for guess in guesses] == pytest.approx([0.3, 0.2, 0.2, 0.15, 0.1])
 
 
-def test_ten_crops_are_the_default_and_not_one(run: Path, gallery: Path) -> None:
+def test_ten_crops_are_the_default(run: Path, gallery: Path) -> None:
     ten, default, one = (
         [probabilities(answer) for answer in answers(run_command("predict", run, gallery, "--json", *crops))]
         for crops in (("--crops", 10), (), ("--crops", 1))
@@ -106,13 +106,13 @@ def test_ten_crops_are_the_default_and_not_one(run: Path, gallery: Path) -> None
     assert not np.allclose(ten, one, rtol=1e-4)
 
 
-def test_a_grey_picture_and_its_colour_copy_are_one(run: Path, gallery: Path, tmp_path: Path) -> None:
+def test_a_grey_picture_and_its_colour_copy_get_the_same_answer(run: Path, gallery: Path, tmp_path: Path) -> None:
     Image.open(gallery / "grey.png").convert("RGB").save(tmp_path / "copy.png")
     grey, copy = answers(run_command("predict", run, gallery / "grey.png", tmp_path / "copy.png", "--json"))
     assert grey["top5"] == copy["top5"]
 
 
-def test_the_configs_square_is_what_is_used(run: Path, tiny_data: Path, gallery: Path, tmp_path: Path) -> None:
+def test_pictures_are_made_square_as_the_config_says(run: Path, tiny_data: Path, gallery: Path, tmp_path: Path) -> None:
     warped = tmp_path / "warped"
     shutil.copytree(run, warped)
     about = warped / "checkpoints" / "latest" / "2" / "about" / "metadata"
@@ -126,10 +126,10 @@ def test_the_configs_square_is_what_is_used(run: Path, tiny_data: Path, gallery:
         for square in ("crop", "warp")
     )
     np.testing.assert_allclose(probabilities(answer), warp, rtol=1e-5)
-    assert not np.allclose(crop, warp, rtol=1e-4), "pictures that the network tells apart"
+    assert not np.allclose(crop, warp, rtol=1e-4), "the network must tell them apart"
 
 
-def test_files_folders_and_patterns(run: Path, gallery: Path) -> None:
+def test_predict_takes_files_folders_and_patterns(run: Path, gallery: Path) -> None:
     def images(*arguments: object) -> list[str]:
         found = answers(run_command("predict", run, *arguments, "--crops", 1, "--json"))
         return [str(Path(answer["image"]).relative_to(gallery)) for answer in found]
@@ -141,8 +141,8 @@ def test_files_folders_and_patterns(run: Path, gallery: Path) -> None:
 
 
 @pytest.mark.parametrize("mesh", ["1,1", "1,2", "2,2", "4,1"])
-def test_every_layout_answers_alike(run: Path, gallery: Path, mesh: str) -> None:
-    """Three pictures, which a data axis of 2 or 4 does not divide."""
+def test_every_layout_gives_the_same_answers(run: Path, gallery: Path, mesh: str) -> None:
+    """With three pictures, which a data axis of 2 or 4 does not divide."""
     whole = answers(run_command("predict", run, gallery, "--json"))[:3]
     found = answers(run_command("predict", run, *(gallery / name for name in ORDER[:3]), "--json", "--mesh", mesh))
     for a, b in zip(whole, found, strict=True):
@@ -156,7 +156,7 @@ def many(gallery: Path, folder: Path, count: int) -> Path:
     return folder
 
 
-def test_more_pictures_than_a_batch(run: Path, gallery: Path, tmp_path: Path) -> None:
+def test_more_pictures_than_a_batch_are_answered_in_order(run: Path, gallery: Path, tmp_path: Path) -> None:
     ended = run_command("predict", run, many(gallery, tmp_path / "many", 70), "--json", "--crops", 1)
     found = answers(ended)
     assert [Path(answer["image"]).name for answer in found] == [f"{number:03}.png" for number in range(70)]
@@ -181,7 +181,7 @@ def test_the_network_is_compiled_once(
     assert traces == 1
 
 
-def test_the_table(run: Path, gallery: Path) -> None:
+def test_the_table_shows_the_answers_of_json(run: Path, gallery: Path) -> None:
     paths = [gallery / name for name in ORDER[1:3]]
     read = answers(run_command("predict", run, *paths, "--json"))
     ended = run_command("predict", run, *paths)
@@ -189,12 +189,12 @@ def test_the_table(run: Path, gallery: Path) -> None:
     lines = [line.strip() for line in ended.out.splitlines() if line.strip()]
     assert len(lines) == 2 * (1 + len(CLASSES))
     for answer, start in zip(read, (0, 1 + len(CLASSES)), strict=True):
-        assert lines[start] == answer["image"], "on one line, however long"
+        assert lines[start] == answer["image"], "on one line, even if it is long"
         for guess, line in zip(answer["top5"], lines[start + 1 :], strict=False):
             assert re.fullmatch(rf"{guess['probability']:.4f} +{guess['class']}", line)
 
 
-def test_names_that_look_like_something_else(run: Path, gallery: Path, tmp_path: Path) -> None:
+def test_file_names_that_look_like_markup_are_printed_unchanged(run: Path, gallery: Path, tmp_path: Path) -> None:
     for name in ("[red]a.png", ":smile:.png", "b[bold]].png", "ä ö.png", "long name " * 15 + ".png"):
         path = tmp_path / name
         path.symlink_to(gallery / "grey.png")
@@ -235,8 +235,8 @@ def test_bad_input_is_answered_with_one_sentence(run: Path, gallery: Path, tmp_p
     assert "required" in run_command("predict").refused
 
 
-def test_as_a_new_process(run: Path, gallery: Path, tmp_path: Path) -> None:
-    """What `python -m` adds: devices by itself, exit codes, no traceback, nothing on standard error."""
+def test_predict_as_a_new_process(run: Path, gallery: Path, tmp_path: Path) -> None:
+    """What only a real process shows: exit codes, no traceback, nothing on standard error."""
     bare = {name: value for name, value in os.environ.items() if name not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")}
 
     def process(*arguments: object) -> subprocess.CompletedProcess[str]:

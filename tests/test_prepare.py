@@ -1,4 +1,4 @@
-"""The prepare command: what is stored, and that nothing that happens on the way changes it."""
+"""The prepare command: what it stores, and that interruptions do not change it."""
 
 import fcntl
 import hashlib
@@ -28,7 +28,7 @@ TRAINING, HELD_OUT = 36, 6
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """train/CLASS/ and val/CLASS/: soft spots of colour as JPEGs of many sizes."""
+    """train/CLASS/ and val/CLASS/ with JPEGs of many sizes: soft spots of colour."""
     rng = np.random.default_rng(0)
     root = tmp_path_factory.mktemp("pictures") / "folder"
     for split, count in (("train", TRAINING), ("val", HELD_OUT)):
@@ -50,7 +50,7 @@ SMALL = ("--size", 16, "--shards", 4)
 
 @pytest.fixture(scope="module")
 def made(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder, prepared in one go."""
+    """The folder, prepared without an interruption."""
     directory = tmp_path_factory.mktemp("made") / "set"
     done = prepare(folder, directory, *SMALL)
     assert done.code == 0, done
@@ -89,7 +89,7 @@ def test_every_picture_is_stored_once_in_an_order_drawn_by_the_seed(folder: Path
     assert [CLASSES[label] for label in batch["label"]] == [name.split("/")[0] for name in names]
     for image, name in zip(batch["image"], names, strict=True):
         expected = pictures.picture((folder / "train" / name).read_bytes(), (16, 16, 3), "crop")
-        assert np.abs(image.astype(int) - expected).mean() < 8, name  # as 4:2:0 of so few pixels
+        assert np.abs(image.astype(int) - expected).mean() < 8, name  # 4:2:0 loses much in so few pixels
 
     assert prepare(folder, tmp_path / "other", *SMALL, "--seed", 1).code == 0
     assert sorted(names_in(tmp_path / "other", TRAIN)) == files
@@ -108,7 +108,7 @@ def test_mean_and_colours_are_those_of_the_stored_training_pictures(folder: Path
     np.testing.assert_allclose(components.T @ components, np.eye(3), atol=1e-5)
 
 
-def test_encodings_differ_in_what_they_lose(folder: Path, made: Path, tmp_path: Path) -> None:
+def test_raw_and_png_are_lossless_and_jpeg_is_not(folder: Path, made: Path, tmp_path: Path) -> None:
     stored = {}
     for encoding in ("raw", "png"):
         assert prepare(folder, tmp_path / encoding, *SMALL, "--encoding", encoding).code == 0
@@ -118,7 +118,7 @@ def test_encodings_differ_in_what_they_lose(folder: Path, made: Path, tmp_path: 
     assert 0 < lost.mean() < 8  # colours are stored at half of 16x16
 
 
-def test_the_pictures_become_what_is_asked_for(folder: Path, tmp_path: Path) -> None:
+def test_size_square_and_classes_are_as_asked_for(folder: Path, tmp_path: Path) -> None:
     assert prepare(folder, tmp_path / "set", "--size", 24, "--square", "warp", "--classes", "a", "[/b]", "c").code == 0
     records = Records(tmp_path / "set")
     assert records.image_shape == (24, 24, 3)
@@ -129,7 +129,7 @@ def test_the_pictures_become_what_is_asked_for(folder: Path, tmp_path: Path) -> 
     assert np.abs(image.astype(int) - expected).mean() < 4
 
 
-def test_one_folder_is_split(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_without_splits_is_split_by_the_fraction(folder: Path, tmp_path: Path) -> None:
     done = prepare(folder / "train", tmp_path / "set", *SMALL, "--validation-fraction", 0.25)
     assert "27 training and 9 validation images" in done.out
     everything = names_in(tmp_path / "set", TRAIN) + names_in(tmp_path / "set", VALIDATION)
@@ -159,11 +159,11 @@ def test_any_number_of_workers_makes_the_same_bytes(folder: Path, made: Path, tm
 
 
 class Died(BaseException):
-    """What nothing in the package catches, as little as a kill."""
+    """Nothing in the package catches this, so it ends a command as a kill does."""
 
 
 def dying(function: Callable[..., Any], at: int) -> Callable[..., Any]:
-    """The function, whose call number `at` does not return."""
+    """The function, but call number `at` raises Died."""
     calls = iter(range(at, -1, -1))
 
     def call(*arguments: Any, **named: Any) -> Any:
@@ -184,10 +184,10 @@ def dying(function: Callable[..., Any], at: int) -> Callable[..., Any]:
     ],
     ids=["reading", "writing", "renaming", "clearing"],
 )
-def test_what_died_goes_on_to_the_same_bytes(
+def test_prepare_continues_to_the_same_bytes_wherever_it_died(
     folder: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: Any, name: str, moments: list[int]
 ) -> None:
-    """The same directory dies at each of these moments, one after the other, or is whole before."""
+    """In one directory prepare dies at each of these moments in turn, unless it is complete by then."""
     directory = tmp_path / "set"
     deaths = 0
     for moment in moments:
@@ -205,7 +205,7 @@ def test_what_died_goes_on_to_the_same_bytes(
     assert "is already complete" in again.out
 
 
-def test_train_refuses_what_is_not_whole_and_says_how_to_go_on(
+def test_train_refuses_an_incomplete_directory_and_says_how_to_continue(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -218,7 +218,7 @@ def test_train_refuses_what_is_not_whole_and_says_how_to_go_on(
     assert not (tmp_path / "run").exists()
 
 
-def test_an_interrupt_from_the_keyboard_says_how_to_go_on(
+def test_a_keyboard_interrupt_says_how_to_continue(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object) -> bytes:
@@ -230,7 +230,7 @@ def test_an_interrupt_from_the_keyboard_says_how_to_go_on(
     assert "the same command continues" in done.err
 
 
-def test_a_directory_that_was_begun_otherwise_is_refused(
+def test_a_directory_begun_with_other_options_or_images_is_refused(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, directory = tmp_path / "source", tmp_path / "set"
@@ -257,7 +257,7 @@ def test_a_directory_that_was_begun_otherwise_is_refused(
 
 
 def interrupted(source: Path, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All shards of the directory are there, and nothing says that it is whole."""
+    """All shards of the directory are written, but it is not marked as complete."""
     with monkeypatch.context() as patch:
         patch.setattr(writing, "complete", dying(print, 0))
         with pytest.raises(Died):
@@ -265,7 +265,7 @@ def interrupted(source: Path, directory: Path, monkeypatch: pytest.MonkeyPatch) 
     assert not (directory / "meta.json").exists()
 
 
-def test_what_a_power_cut_took_is_written_again(
+def test_what_a_power_cut_destroyed_is_written_again(
     folder: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = tmp_path / "set"
@@ -280,7 +280,7 @@ def test_what_a_power_cut_took_is_written_again(
     assert contents(directory) == contents(made)
 
 
-def test_a_directory_of_somebody_else_is_not_touched(folder: Path, tmp_path: Path) -> None:
+def test_a_directory_with_other_files_is_not_touched(folder: Path, tmp_path: Path) -> None:
     for place in ("unfinished/thesis.txt", "meta.json", "notes.txt"):
         precious = tmp_path / place.replace("/", "_") / place
         precious.parent.mkdir(parents=True)
@@ -290,7 +290,7 @@ def test_a_directory_of_somebody_else_is_not_touched(folder: Path, tmp_path: Pat
         assert precious.read_text() == "{}"
 
 
-def test_another_source_is_not_mixed_in(
+def test_a_directory_begun_from_another_source_is_refused(
     folder: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(folder, tmp_path / "copy")
@@ -318,7 +318,7 @@ if __name__ == "__main__":
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks for processes in /proc")
 def test_workers_die_with_their_parent(tmp_path: Path) -> None:
-    """Those that wait for a task and those at work."""
+    """Both those that wait for a task and those that work."""
     (tmp_path / "parent.py").write_text(PARENT)
     parent = subprocess.Popen([sys.executable, str(tmp_path / "parent.py")], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
@@ -354,7 +354,7 @@ def test_a_full_disk_is_named_and_nothing_is_lost(
 
 @pytest.fixture
 def broken(folder: Path, tmp_path: Path) -> Path:
-    """The folder with four pictures that are none."""
+    """The folder with four more files that cannot be read as pictures."""
     source = tmp_path / "broken"
     shutil.copytree(folder, source)
     train = source / "train" / "ant"
@@ -372,7 +372,7 @@ def test_pictures_that_cannot_be_read_are_listed_with_their_reason(broken: Path,
     assert "4 of 46 images cannot be read, more than --max-rejected 0.01 allows" in refused
     assert f"{directory}/rejected.tsv lists them" in refused
     assert "is incomplete" in run_command("train", "--data", directory, "--workdir", tmp_path / "run").refused
-    done = prepare(broken, directory, *SMALL, "--max-rejected", 0.1)  # takes no second look at any picture
+    done = prepare(broken, directory, *SMALL, "--max-rejected", 0.1)  # reads no picture again
     assert done.code == 0, done
     assert "4 of 46 images could not be read and were left out" in done.out
     rows = [line.split("\t") for line in (directory / "rejected.tsv").read_text().splitlines()]
@@ -387,7 +387,7 @@ def test_pictures_that_cannot_be_read_are_listed_with_their_reason(broken: Path,
     assert run_command("prepare", "--verify", directory).code == 0
 
 
-def test_what_has_been_mended_is_taken(broken: Path, folder: Path, made: Path, tmp_path: Path) -> None:
+def test_pictures_that_have_been_repaired_are_read(broken: Path, folder: Path, made: Path, tmp_path: Path) -> None:
     directory = tmp_path / "set"
     assert "4 of 46 images cannot be read" in prepare(broken, directory, *SMALL).refused
     good = (folder / "train" / "bee" / "train_001.JPEG").read_bytes()
@@ -398,7 +398,7 @@ def test_what_has_been_mended_is_taken(broken: Path, folder: Path, made: Path, t
     assert Records(directory).examples(TRAIN) == TRAINING + 3
 
 
-def test_shards_and_splits_without_a_readable_picture(folder: Path, tmp_path: Path) -> None:
+def test_a_shard_may_lack_readable_pictures_but_a_split_may_not(folder: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(folder, source)
     for path in sorted((source / "train").rglob("*.JPEG"))[4:]:
@@ -414,8 +414,8 @@ def test_shards_and_splits_without_a_readable_picture(folder: Path, tmp_path: Pa
     assert "no validation image can be read" in prepare(source, tmp_path / "other", *one_a_shard).refused
 
 
-def test_pictures_of_every_kind_come_out_right(tmp_path: Path) -> None:
-    """One picture in many guises: each is stored as the plain one is."""
+def test_pictures_in_every_format_are_stored_alike(tmp_path: Path) -> None:
+    """One picture in ten formats."""
     rng = np.random.default_rng(0)
     grey = Image.fromarray(rng.integers(0, 256, (3, 3), np.uint8)).resize((40, 32), Image.Resampling.BICUBIC)
     plain = grey.convert("RGB")
@@ -468,8 +468,8 @@ def test_verify_names_the_record(made: Path, tmp_path: Path) -> None:
     assert f"{shard.name} is damaged in record 5" in run_command("prepare", "--verify", copy).refused
 
 
-def test_verify_counts(made: Path, tmp_path: Path) -> None:
-    """A set whose meta.json agrees with itself and not with the records."""
+def test_verify_counts_the_records(made: Path, tmp_path: Path) -> None:
+    """The checksum of this meta.json is right, but its counts are not those of the records."""
     copy = tmp_path / "copy"
     shutil.copytree(made, copy)
     meta = json.loads((copy / "meta.json").read_text())
@@ -490,7 +490,7 @@ def test_pictures_without_opencv_are_refused(folder: Path, tmp_path: Path, monke
 
 
 def write_idx(directory: Path, count: int = 12) -> np.ndarray:
-    """The training pictures of a small set, all its pictures being of 4x4."""
+    """Writes a small set of 4x4 pictures and returns those for training."""
     directory.mkdir()
     rng = np.random.default_rng(0)
     kept = {}
@@ -516,7 +516,7 @@ def test_pixels_are_stored_as_they_are(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dst", "src"]
 
 
-def test_pixels_are_enlarged_and_coloured(tmp_path: Path) -> None:
+def test_pixels_are_enlarged_and_converted_to_colour(tmp_path: Path) -> None:
     write_idx(tmp_path / "src")
     assert prepare(tmp_path / "src", tmp_path / "dst", "--size", 9, "--rgb").code == 0
     records = Records(tmp_path / "dst")

@@ -1,4 +1,4 @@
-"""Presets against the published numbers (paper; layers-145.cfg and its params of the released code)."""
+"""Presets against published numbers: the paper, and layers-145.cfg with its params in the released code."""
 
 from dataclasses import replace
 
@@ -44,7 +44,7 @@ def test_layers_are_those_of_2012(name: str) -> None:
     assert sum(row.multiply_adds for row in rows) == 724_406_816
 
 
-# Parameters and multiply-adds of one picture; those of the literature by section 6 of its facts, the others by hand.
+# Parameters, and multiply-adds per image. Published where possible, otherwise counted by hand.
 COUNTS = {
     "paper": (60_965_224, 724_406_816),
     "cuda_convnet": (60_965_224, 724_406_816),
@@ -55,7 +55,7 @@ COUNTS = {
     "one_weird_trick": (61_100_840, 714_188_480),
     "tutorial": (5_624_842, 34_606_080),
     "cifar": (89_578, 32**2 * 75 * 32 + 16**2 * 800 * 32 + 8**2 * 800 * 64 + 10_240),
-    # conv1, conv2, then 6 x 6 positions with kernels and biases of their own, and fc10.
+    # conv1, conv2, two local layers with a kernel and biases for each of 6 x 6 positions, and fc10.
     "cifar_13pct": (
         4_864 + 102_464 + 36 * (576 * 32 + 32) + 36 * (288 * 32 + 32) + 11_530,
         24**2 * 75 * 64 + 12**2 * 1600 * 64 + 36 * 576 * 32 + 36 * 288 * 32 + 11_520,
@@ -81,24 +81,24 @@ def test_every_preset_of_the_literature_is_counted() -> None:
     assert set(presets.PRESETS) - set(COUNTS) == {"fashion"}
 
 
-def test_no_columns_are_62_million_parameters() -> None:
-    """96-256-384-384-256 without columns, the network of most ports."""
+def test_the_network_without_columns_has_62_million_parameters() -> None:
+    """96-256-384-384-256 in one column, as in most reimplementations."""
     model = replace(presets.preset("paper").model, columns=1)
     rows = functional.describe(model)
     assert sum(row.parameters for row in rows) == 62_378_344
     assert sum(row.multiply_adds for row in rows) == 1_135_256_096
 
 
-def test_sides_at_the_sizes_that_people_argue_about() -> None:
+def test_images_of_227_and_of_224_with_padding_give_maps_of_the_same_sides() -> None:
     caffe = presets.preset("caffe").model
-    assert caffe.sides() == presets.preset("paper").model.sides(), "227 without zeros and 224 with three"
+    assert caffe.sides() == presets.preset("paper").model.sides(), "227 without padding and 224 with three zeros"
     native = replace(caffe, image_size=224, ragged=("pool5",)).sides()
     assert [native[name] for name in ("conv1", "pool1", "conv2", "pool2", "pool5")] == [54, 26, 26, 12, 6]
     owt = presets.preset("one_weird_trick").model.sides()
     assert [owt[name] for name in ("conv1", "pool1", "pool2", "pool5")] == [55, 27, 13, 6]
 
 
-def test_caffe_is_its_prototxt() -> None:
+def test_caffe_has_the_values_of_its_prototxt() -> None:
     """models/bvlc_alexnet/train_val.prototxt and solver.prototxt; CaffeNet's differ in order and biases."""
     config, net = presets.preset("caffe"), presets.preset("caffenet")
     model, optim = config.model, config.optim
@@ -128,7 +128,7 @@ def test_caffe_is_its_prototxt() -> None:
     )  # fmt: skip
 
 
-def test_the_tutorial_may_start_as_it_was_written() -> None:
+def test_the_tutorial_can_start_with_its_original_weights() -> None:
     model = presets.preset("tutorial").model
     sane = functional.init(model, jax.random.key(0))
     written = functional.init(replace(model, std=1.0), jax.random.key(0))
@@ -139,7 +139,7 @@ def test_the_tutorial_may_start_as_it_was_written() -> None:
     assert not sane["fc1"]["bias"].any()
 
 
-def test_one_weird_trick_starts_with_the_spread_that_pytorch_gives_each_layer() -> None:
+def test_one_weird_trick_starts_with_pytorchs_std_in_each_layer() -> None:
     """U(-1/sqrt(inputs), 1/sqrt(inputs)) for weights and biases: a std of 1/sqrt(3 inputs)."""
     model = presets.preset("one_weird_trick").model
     shapes = jax.eval_shape(lambda key: functional.init(model, key), jax.random.key(0))
@@ -148,20 +148,20 @@ def test_one_weird_trick_starts_with_the_spread_that_pytorch_gives_each_layer() 
         assert getattr(model, name).std == getattr(model, name).bias_std == pytest.approx(expected)
 
 
-def test_initial_weights_are_those_asked_for() -> None:
+def test_initial_weights_have_the_configs_std_and_bias() -> None:
     model = presets.preset("cuda_convnet").model
     params = jax.jit(lambda key: functional.init(model, key))(jax.random.key(0))
     for layer, std in {"conv1": 0.01, "conv2": 0.01, "conv3": 0.03, "conv4": 0.03, "conv5": 0.03, "fc8": 0.01}.items():
         kernel = np.asarray(params[layer]["kernel"])
         assert kernel.std() == pytest.approx(std, rel=0.02)
-        assert abs(kernel).max() > 3.5 * std, "the normal distribution was cut off"
+        assert abs(kernel).max() > 3.5 * std, "the normal distribution is truncated"
     ones = [layer for layer in params if (np.asarray(params[layer]["bias"]) == 1).all()]
     zeros = [layer for layer in params if (np.asarray(params[layer]["bias"]) == 0).all()]
     assert sorted(ones) == ["conv2", "conv4", "conv5", "fc6", "fc7"]
     assert sorted(zeros) == ["conv1", "conv3", "fc8"]
 
 
-def test_paper_is_the_printed_values() -> None:
+def test_paper_has_the_printed_values() -> None:
     paper = presets.preset("paper")
     assert paper == Config()
     assert (paper.model.lrn.k, paper.model.lrn.n, paper.model.lrn.alpha, paper.model.lrn.beta) == (2, 5, 1e-4, 0.75)
@@ -169,8 +169,8 @@ def test_paper_is_the_printed_values() -> None:
     assert (paper.optim.batch, paper.optim.momentum, paper.optim.decay, paper.optim.rate) == (128, 0.9, 0.0005, 0.01)
 
 
-def test_cuda_convnet_is_what_ran() -> None:
-    """The rows of fidelity that the two presets decide differently."""
+def test_cuda_convnet_has_the_values_that_ran() -> None:
+    """The rows of docs/fidelity.md in which it differs from the paper."""
     config = presets.preset("cuda_convnet")
     model, optim, data = config.model, config.optim, config.data
     assert model.lrn.alpha == pytest.approx(2e-5)
@@ -184,7 +184,7 @@ def test_cuda_convnet_is_what_ran() -> None:
     assert (model.image_size, model.conv1.padding) == (224, (0, 3))
 
 
-def test_an_unknown_preset_is_answered_with_the_known_ones() -> None:
+def test_an_unknown_preset_is_refused_with_a_list_of_the_known_ones() -> None:
     with pytest.raises(
         BadInput, match="no preset 'alexnet'; there are fashion, paper, cuda_convnet, half, six_conv, caffe"
     ):

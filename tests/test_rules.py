@@ -1,4 +1,4 @@
-"""The house: imports run one way, collectives stand in one file, importing does nothing."""
+"""The rules of the code: imports run one way, collectives are in one file, importing has no side effects."""
 
 import ast
 import re
@@ -48,11 +48,11 @@ def test_a_file_directly_in_the_package_is_a_command_or_its_shell() -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_imports_no_other_command(name: str) -> None:
     imported = rooms_imported(SOURCE / f"{name}.py")
-    assert imported.isdisjoint(COMMANDS), "what commands share stands in the room that it belongs to"
+    assert imported.isdisjoint(COMMANDS), "what commands share belongs in one of the folders"
     assert imported <= MAY_IMPORT.keys() | {"command_line"}
 
 
-def test_collectives_stand_in_one_file() -> None:
+def test_collectives_are_in_one_file() -> None:
     pattern = r"\b(psum|pmean|pmax|all_gather|psum_scatter|ppermute|all_to_all|pcast|axis_index|shard_map)\("
     assert [path.stem for path in FILES if re.search(pattern, path.read_text())] == ["columns"]
 
@@ -64,7 +64,7 @@ def test_importing_touches_no_device() -> None:
 
 
 def test_importing_is_quick_and_changes_nothing_of_jax() -> None:
-    """What the commands alone need stays out, and JAX's settings are as they were."""
+    """It does not import what only the commands need."""
     code = """
 import sys, jax
 before = dict(jax.config.values)
@@ -77,7 +77,7 @@ print(slow & {name.partition(".")[0] for name in sys.modules} or "none")
     assert done.stdout == "none\n", done.stdout + done.stderr
 
 
-def test_the_functional_api_is_the_promised_names() -> None:
+def test_the_functional_api_has_the_documented_names() -> None:
     names = ["evaluate", "features", "fit", "forward", "init", "load", "make_mesh", "preset", "shard"]
     assert alexnet_jax.__all__ == names
     assert all(callable(getattr(alexnet_jax, name)) for name in names)
@@ -85,7 +85,7 @@ def test_the_functional_api_is_the_promised_names() -> None:
         _ = alexnet_jax.train
 
 
-def test_on_windows_one_sentence_names_the_systems_that_work() -> None:
+def test_on_windows_one_sentence_names_the_supported_systems() -> None:
     code = "import sys; sys.platform = 'win32'; import alexnet_jax"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "ImportError: alexnet_jax runs on Linux and macOS, and on Windows in WSL" in done.stderr

@@ -1,4 +1,4 @@
-"""Data sets as they are distributed: all forms of a set are one set, and what is damaged or missing is named."""
+"""Data sets as they are distributed: every form of a set gives the same images, and damage is named."""
 
 import gzip
 import io
@@ -44,7 +44,7 @@ def find(src: Path, unpacked: Path, kind: Any = None, fraction: float | None = N
 
 
 def refused(src: Path, unpacked: Path, **options: Any) -> str:
-    """The sentence with which a source is refused."""
+    """The sentence that refuses a source."""
     with pytest.raises(BadInput) as caught:
         find(src, unpacked, **options)
     assert "\n" not in str(caught.value)
@@ -52,7 +52,7 @@ def refused(src: Path, unpacked: Path, **options: Any) -> str:
 
 
 def told(source: Source) -> tuple[Any, ...]:
-    """All that a source says but where the bytes are, and the bytes."""
+    """Everything about a source except where its bytes are, and the bytes."""
     pictures = {
         split: [(picture.name, picture.label, sources.read(picture)) for picture in of]
         for split, of in source.splits.items()
@@ -78,7 +78,7 @@ def photograph(number: int) -> bytes:
 
 
 def imagenet() -> tuple[Files, Files]:
-    """{CLASS/FILE: bytes} of training and validation, in no order."""
+    """{CLASS/FILE: bytes} for training and validation, not sorted."""
     train = {f"{id}/{id}_{n}.JPEG": photograph(10 * c + n) for c, id in enumerate(WORDS) for n in (10, 9, 2)}
     shown = ["n03126707", "n01440764", "n02012849", "n01440764", "n03126707"]
     validation = {f"{id}/ILSVRC2012_val_{n:08}.JPEG": photograph(100 + n) for n, id in enumerate(shown, 1)}
@@ -94,7 +94,7 @@ def as_folder(root: Path, train: Files, validation: Files) -> Path:
 # ---------------------------------------------------------------------------------------------------------- folders
 
 
-def test_a_folder_is_listed_by_class_and_file_whatever_order_the_disk_gives(
+def test_a_folder_is_listed_by_class_and_file_in_any_order_of_the_disk(
     tmp_path: Path, unpacked: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train, validation = imagenet()
@@ -124,7 +124,7 @@ def test_a_folder_is_listed_by_class_and_file_whatever_order_the_disk_gives(
     assert not unpacked.exists()
 
 
-def test_what_is_no_picture_is_not_listed(tmp_path: Path, unpacked: Path) -> None:
+def test_other_files_in_a_folder_are_not_listed(tmp_path: Path, unpacked: Path) -> None:
     src = as_folder(tmp_path / "src", *imagenet())
     found = told(find(src, unpacked))
     beside = {
@@ -141,7 +141,7 @@ def test_what_is_no_picture_is_not_listed(tmp_path: Path, unpacked: Path) -> Non
     assert told(find(src, unpacked)) == found
 
 
-def test_links_are_followed_but_never_back(tmp_path: Path, unpacked: Path) -> None:
+def test_links_are_followed_but_never_in_a_circle(tmp_path: Path, unpacked: Path) -> None:
     train, validation = imagenet()
     src = as_folder(tmp_path / "src", train, validation)
     elsewhere = put(tmp_path / "elsewhere", {"deep/a.png": photograph(1), "b.png": photograph(2)})
@@ -153,11 +153,11 @@ def test_links_are_followed_but_never_back(tmp_path: Path, unpacked: Path) -> No
     assert names(find(src, unpacked), "train") == sorted({*train, *added})
 
 
-def test_a_link_that_leads_nowhere_is_a_picture_that_cannot_be_read(tmp_path: Path, unpacked: Path) -> None:
+def test_a_broken_link_is_a_picture_that_cannot_be_read(tmp_path: Path, unpacked: Path) -> None:
     src = put(tmp_path / "src", {"train/a/1.png": b"1", "val/a/2.png": b"2"})
     for name, target in {"gone": "no.png", "inside": "1.png/no", "itself": "itself.png"}.items():
         (src / f"train/a/{name}.png").symlink_to(target)
-    (src / "train/a/loop").symlink_to("loop")  # called like a folder
+    (src / "train/a/loop").symlink_to("loop")  # without a suffix, like a folder
     (src / "train/loop").symlink_to("loop")
     found = find(src, unpacked)
     assert names(found, "train") == ["a/1.png", "a/gone.png", "a/inside.png", "a/itself.png"]
@@ -169,7 +169,7 @@ def test_a_link_that_leads_nowhere_is_a_picture_that_cannot_be_read(tmp_path: Pa
     assert reasons == ["there is no such file", "there is no such file", "a link that leads back to itself"]
 
 
-def test_a_picture_that_may_not_be_read_is_one_that_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_without_permission_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -199,7 +199,7 @@ print(sys.getfilesystemencoding(), json.dumps([found.classes, named]))"""
     assert "日本/\\udcff.png" in names(found, "train") + names(found, "validation")
 
 
-def test_a_sentence_says_no_more_to_a_terminal_than_it_shows(
+def test_messages_escape_what_would_control_a_terminal(
     tmp_path: Path, unpacked: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     src = put(tmp_path / "src", {"a/1.png": b"", "\x1b[31mEVIL/notes.txt": b""})
@@ -213,7 +213,7 @@ def test_a_sentence_says_no_more_to_a_terminal_than_it_shows(
     assert str(source.counting([1], "in [red]\x1b[31m")) == "in \\[red]\\x1b[31m"
 
 
-def test_names_that_do_not_print_are_escaped_and_stay_distinct(tmp_path: Path, unpacked: Path) -> None:
+def test_unprintable_names_are_escaped_and_stay_distinct(tmp_path: Path, unpacked: Path) -> None:
     src = put(tmp_path / "src", {"train/a/x\ty.png": b"1", "train/a/x\\ty.png": b"2", "val/a/1.png": b"3"})
     (src / os.fsdecode(b"train/a/\xff.png")).write_bytes(b"4")
     found = find(src, unpacked)
@@ -221,7 +221,7 @@ def test_names_that_do_not_print_are_escaped_and_stay_distinct(tmp_path: Path, u
     assert sorted(map(sources.read, found.splits["train"])) == [b"1", b"2", b"4"]
 
 
-def test_a_fraction_of_each_class_is_set_aside_by_name_and_seed(tmp_path: Path, unpacked: Path) -> None:
+def test_a_fraction_of_each_class_is_held_out_by_name_and_seed(tmp_path: Path, unpacked: Path) -> None:
     files = {
         f"{name}/{n:02}.png": photograph(n) for name, count in (("a", 20), ("b", 3), ("c", 1)) for n in range(count)
     }
@@ -234,12 +234,12 @@ def test_a_fraction_of_each_class_is_set_aside_by_name_and_seed(tmp_path: Path, 
     assert told(elsewhere) == told(found)
     assert names(elsewhere, "validation") == names(found, "validation")
     assert names(find(src, unpacked, seed=1), "validation") != names(found, "validation")
-    # Not those that come first in the order that prepare draws.
+    # They are not the first in the order that prepare draws.
     shuffled = sorted(
         (name for name in files if name[0] == "a"), key=lambda name: sha256(f"0/{name}".encode()).digest()
     )
     assert {*shuffled[:2]} != {name for name in names(found, "validation") if name[0] == "a"}
-    # No class loses all of its training pictures.
+    # Every class keeps a training picture.
     assert [name[0] for name in names(find(src, unpacked, fraction=0.99), "train")] == ["a", "b", "c"]
     for fraction in (0.0, 1.0, -1.0, float("nan")):
         assert "give more than 0 and less than 1" in refused(src, unpacked, fraction=fraction)
@@ -250,7 +250,7 @@ def test_a_class_may_be_called_train(tmp_path: Path, unpacked: Path) -> None:
     assert find(src, unpacked).classes == ["train", "tram"]
 
 
-def test_folders_that_cannot_be_a_set_are_refused(tmp_path: Path, unpacked: Path) -> None:
+def test_folders_that_are_no_data_set_are_refused(tmp_path: Path, unpacked: Path) -> None:
     src = as_folder(tmp_path / "src", *imagenet())
     assert "val has the validation images; leave out --validation-fraction" in refused(src, unpacked, fraction=0.1)
     (src / "train/empty").mkdir()
@@ -284,7 +284,7 @@ def as_tar(files: Mapping[str, bytes], form: int = tarfile.GNU_FORMAT) -> bytes:
 
 
 def kit_files(year: int, validation: Files) -> Files:
-    """The development kit: ILSVRC's numbers are in another order than the synset ids, and 1 to 3 are leaves."""
+    """The development kit. ILSVRC numbers classes in another order than the synset ids; 1 to 3 are leaves."""
     ids = ["n02012849", "n03126707", "n01440764", "n00001740"]
     columns = [
         (f"ILSVRC{year}_ID", "f8"),
@@ -341,7 +341,7 @@ def test_the_tars_of_2010_and_an_unpacked_kit_are_read_too(tmp_path: Path, unpac
     assert told(find(src, unpacked)) == told(folder)
 
 
-def test_what_else_a_tar_may_hold_is_passed_over_and_nothing_is_extracted(tmp_path: Path, unpacked: Path) -> None:
+def test_other_members_of_a_tar_are_skipped_and_nothing_is_extracted(tmp_path: Path, unpacked: Path) -> None:
     train, validation = imagenet()
     src = as_tars(tmp_path / "src", train, validation)
     buffer = io.BytesIO()
@@ -364,7 +364,7 @@ def test_what_else_a_tar_may_hold_is_passed_over_and_nothing_is_extracted(tmp_pa
     assert sorted(path.name for path in tmp_path.rglob("*")) == sorted([*(path.name for path in src.iterdir()), "src"])
 
 
-def test_a_hard_link_in_a_tar_is_the_file_that_it_names(tmp_path: Path) -> None:
+def test_a_hard_link_in_a_tar_is_read_as_its_target(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         for name, target in (
             ("x/a.png", ""),
@@ -383,7 +383,7 @@ def test_a_hard_link_in_a_tar_is_the_file_that_it_names(tmp_path: Path) -> None:
     assert first.start != second.start
 
 
-def test_a_thousand_headers_of_long_names_are_damage(tmp_path: Path) -> None:
+def test_a_tar_with_a_thousand_headers_of_long_names_is_refused(tmp_path: Path) -> None:
     about = tarfile.TarInfo("x" * 200)
     header = about.tobuf(tarfile.GNU_FORMAT)[:1024]
     (tmp_path / "a.tar").write_bytes(header * 1200 + bytes(1024))
@@ -398,8 +398,10 @@ def kit(root: Path, synsets: list[tuple[int, str]]) -> Path:
     return put(root, {"data/meta.mat": buffer.getvalue(), "data/ILSVRC2012_validation_ground_truth.txt": b"1\n2\n1"})
 
 
-def test_a_kit_that_ends_the_process_that_reads_it_is_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SciPy follows wild pointers in some damaged files; which, depends on its version."""
+def test_a_kit_that_crashes_the_process_that_reads_it_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some damaged files make SciPy crash. Which ones depends on its version."""
     kit(tmp_path, [(1, "a1"), (2, "b2")])
     assert devkit.read(tmp_path, 2012) == ({"a1": "w", "b2": "w"}, ["a1", "b2", "a1"])
     for dies in ("os.kill(os.getpid(), 11)", "sys.exit(1)", "print('[')"):
@@ -409,7 +411,7 @@ def test_a_kit_that_ends_the_process_that_reads_it_is_damaged(tmp_path: Path, mo
             devkit.read(tmp_path, 2012)
 
 
-def test_a_kit_of_doubtful_classes_or_sizes_is_refused(tmp_path: Path) -> None:
+def test_a_kit_with_repeated_classes_or_a_huge_file_is_refused(tmp_path: Path) -> None:
     for synsets in ([(1, "a1"), (1, "b2")], [(1, "a1"), (2, "a1")]):
         with pytest.raises(BadInput, match="has a class number or id twice"):
             devkit.read(kit(tmp_path, synsets), 2012)
@@ -447,7 +449,7 @@ def damaged_tar(src: Path, what: str) -> None:
         (src / TRAIN).write_bytes(whole[: len(whole) // 2 // 512 * 512])
     elif what == "cut off in a header":
         (src / TRAIN).write_bytes(whole[:300])
-    elif what == "cut off behind a file":
+    elif what == "cut off after a file":
         (src / VALIDATION).write_bytes(held.rstrip(b"\0") + bytes(-len(held.rstrip(b"\0")) % 512))
     elif what == "cut off inside":
         (src / TRAIN).write_bytes(train_tar(train, change=lambda tar: tar[:1536]))
@@ -497,7 +499,7 @@ BAD_TARS = {
     "gzipped inside": "n01440764.tar in .*train.tar is gzipped",
     "cut off": r"train.tar is truncated at byte \d+, .*; download it again",
     "cut off in a header": "train.tar is truncated at byte 300",
-    "cut off behind a file": "val.tar is truncated",
+    "cut off after a file": "val.tar is truncated",
     "cut off inside": "n01440764.tar in .*train.tar is truncated",
     "damaged": "n03126707.tar in .*train.tar is not a tar, or damaged at byte 512|n01440764.tar in",
     "a negative size": "val.tar is (truncated|not a tar, or damaged)",
@@ -516,7 +518,7 @@ BAD_TARS = {
 
 
 @pytest.mark.parametrize("what", BAD_TARS)
-def test_tars_that_are_not_whole_are_refused(tmp_path: Path, unpacked: Path, what: str) -> None:
+def test_damaged_or_missing_tars_are_refused(tmp_path: Path, unpacked: Path, what: str) -> None:
     src = as_tars(tmp_path / "src", *imagenet())
     damaged_tar(src, what)
     with pytest.raises(BadInput, match=BAD_TARS[what]):
@@ -542,7 +544,7 @@ def structs(*pictures: tuple[bytes | None, str | None]) -> list[dict[str, Any]]:
 
 
 def as_parquet(root: Path) -> Path:
-    """Three files of two classes; pictures without a name, with that of another, without bytes, and none at all."""
+    """Three files with two classes. Some pictures have no name, a repeated name, no bytes, or are null."""
     first = structs((b"one", "x/b.JPEG"), (b"two", "a.JPEG"), (b"three", None))
     second = [*structs((b"four", "a.JPEG"), (None, "gone.JPEG")), None]
     for number, (pictures, labels) in enumerate(((first, [1, 0, 1]), (second, [0, 1, 0]))):
@@ -569,7 +571,7 @@ def test_parquet_files_are_unpacked_picture_by_picture(tmp_path: Path, unpacked:
     assert [(picture.name, sources.read(picture)) for picture in found.splits["validation"]] == [("1/v.JPEG", b"five")]
 
 
-def test_parquet_columns_may_be_bytes_and_fine_labels_without_names(tmp_path: Path, unpacked: Path) -> None:
+def test_parquet_columns_may_be_plain_bytes_and_unnamed_fine_labels(tmp_path: Path, unpacked: Path) -> None:
     for split in ("train", "val"):
         columns = {"img": [b"a", b"b"], "fine_label": pyarrow.array([0, 11 if split == "val" else 1], pyarrow.uint8())}
         parquet_file(tmp_path / f"src/{split}-0.parquet", {name: array for name, array in columns.items()})
@@ -580,7 +582,7 @@ def test_parquet_columns_may_be_bytes_and_fine_labels_without_names(tmp_path: Pa
     assert names(found, "validation") == ["2/val-0-000000"]
 
 
-def test_parquet_files_that_are_not_whole_are_refused(
+def test_damaged_or_missing_parquet_files_are_refused(
     tmp_path: Path, unpacked: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     src = as_parquet(tmp_path / "src")
@@ -613,7 +615,7 @@ def test_parquet_files_that_are_not_whole_are_refused(
     assert "pip install 'alexnet-jax[parquet]'" in refused(src, unpacked)
 
 
-def test_what_was_unpacked_is_taken_as_it_is_and_what_was_half_unpacked_is_not(tmp_path: Path, unpacked: Path) -> None:
+def test_a_file_is_unpacked_again_only_if_it_is_incomplete_damaged_or_outdated(tmp_path: Path, unpacked: Path) -> None:
     src = as_parquet(tmp_path / "src")
     second = src / "train-00001-of-00002.parquet"
     whole, times = second.read_bytes(), second.stat()
@@ -622,7 +624,7 @@ def test_what_was_unpacked_is_taken_as_it_is_and_what_was_half_unpacked_is_not(t
     [first] = unpacked.iterdir()
     second.write_bytes(whole)
     os.utime(second, ns=(times.st_atime_ns, times.st_mtime_ns))
-    # The first file is there, the second was interrupted.
+    # The first file has been unpacked, the second was interrupted.
     data = first.read_bytes()
     first.write_bytes(data.replace(b"one", b"ONE"))
     found = find(src, unpacked)
@@ -632,12 +634,12 @@ def test_what_was_unpacked_is_taken_as_it_is_and_what_was_half_unpacked_is_not(t
     Path(f"{file}.incomplete").write_bytes(b"half")
     assert told(find(src, unpacked)) == told(found)
     assert not list(unpacked.glob("*.incomplete"))
-    # A power cut may leave a file that has its name and its length, and not its bytes.
+    # After a power cut a file may have its name and length but not its bytes.
     for damage in (bytes(len(data)), b"", data[:-8] + b"\xff" * 8, data[:-12] + b"????" + data[-8:]):
         first.write_bytes(damage)
         find(src, unpacked)
         assert first.read_bytes() == data
-    # A file that has changed since is unpacked anew.
+    # A file that has changed is unpacked again.
     os.utime(src / "train-00000-of-00002.parquet", ns=(1, 1))
     assert b"one" in [sources.read(picture) for picture in find(src, unpacked).splits["train"]]
 
@@ -651,7 +653,7 @@ def idx_file(array: np.ndarray, compressed: bool = False) -> bytes:
 
 
 def idx_files(pictures_NHW: np.ndarray, first: int, begin: tuple[str, str], mark: str, compressed: bool) -> Files:
-    """The four files of a set; labels are `first`, first + 1, first + 2, first, ..."""
+    """The four files of a set. The labels are `first`, first + 1, first + 2, first, ..."""
     files, end = {}, ".gz" if compressed else ""
     for number, name in enumerate(begin):
         part = pictures_NHW[: len(pictures_NHW) - 2 * number]
@@ -680,7 +682,7 @@ def test_idx_files_are_read_in_place_and_gzipped_ones_unpacked(tmp_path: Path, u
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-def test_emnist_is_turned_upright_and_counted_from_0(tmp_path: Path, unpacked: Path, compressed: bool) -> None:
+def test_emnist_is_turned_upright_and_labelled_from_0(tmp_path: Path, unpacked: Path, compressed: bool) -> None:
     begin = ("emnist-letters-train", "emnist-letters-test")
     lying = idx_files(PICTURES_NHW.swapaxes(1, 2), 1, begin, "-", compressed)
     src = put(tmp_path / "emnist", lying)
@@ -693,7 +695,7 @@ def test_emnist_is_turned_upright_and_counted_from_0(tmp_path: Path, unpacked: P
     assert "has several sets, of emnist-digits-train and emnist-letters-train; keep one" in refused(src, unpacked)
 
 
-def test_idx_files_that_are_not_whole_are_refused(tmp_path: Path, unpacked: Path) -> None:
+def test_damaged_or_missing_idx_files_are_refused(tmp_path: Path, unpacked: Path) -> None:
     src = put(tmp_path / "src", idx_files(PICTURES_NHW, 0, ("train", "t10k"), "-", False))
     labels, pictures = src / "train-labels-idx1-ubyte", src / "train-images-idx3-ubyte"
     whole = labels.read_bytes()
@@ -721,7 +723,9 @@ def test_idx_files_that_are_not_whole_are_refused(tmp_path: Path, unpacked: Path
     assert "has no train-images-idx3-ubyte, with or without .gz" in refused(src, unpacked)
 
 
-def test_no_more_of_an_idx_file_is_unpacked_than_it_announces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_of_an_idx_file_is_unpacked_than_its_header_announces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     labels = tmp_path / "train-labels-idx1-ubyte.gz"
     labels.write_bytes(gzip.compress(idx_file(np.zeros(10, np.uint8)) + bytes(1 << 24)))
     asked, read = [], gzip.GzipFile.read
@@ -734,7 +738,7 @@ def test_no_more_of_an_idx_file_is_unpacked_than_it_announces(tmp_path: Path, mo
     with pytest.raises(BadInput, match="holds more bytes, but its header announces 10; download it again"):
         idx.read(labels, 1)
     assert asked == [8, 11]
-    # Nor is there room made for what never comes.
+    # Nor is memory allocated for bytes that do not exist.
     labels.write_bytes(gzip.compress(bytes((0, 0, 8, 3)) + b"\xff" * 12 + b"x"))
     with pytest.raises(BadInput, match="holds 1 bytes, but its header announces"):
         idx.read(labels, 3)
@@ -744,7 +748,7 @@ def test_no_more_of_an_idx_file_is_unpacked_than_it_announces(tmp_path: Path, mo
 
 
 class Python2(pickle._Pickler):
-    """Writes bytes as Python 2 wrote its strings."""
+    """Pickles bytes as Python 2 pickled strings."""
 
     dispatch: ClassVar = dict(pickle._Pickler.dispatch)
 
@@ -762,7 +766,7 @@ def python2(value: Any) -> bytes:
 
 
 def cifar(hundred: bool, dump: Callable[[Any], bytes] = python2) -> tuple[Files, Files]:
-    """The binary and the Python files of a small CIFAR: five batches of 2, 3, 4, 5 and 6 pictures, and a test batch."""
+    """The binary and the Python files of a small CIFAR: batches of 2, 3, 4, 5 and 6 pictures, and a test batch."""
     rng = np.random.default_rng(0)
     count = 100 if hundred else 10
     classes = [f"class_{number:02}" for number in range(count)]
@@ -830,7 +834,7 @@ class Evil:
     ("call", "called"), [(os.system, "posix.system"), (np.load, "numpy.load"), (eval, "builtins.eval")]
 )
 @pytest.mark.parametrize("file", ["data_batch_3", "batches.meta"])
-def test_a_pickle_that_calls_something_is_refused(
+def test_a_pickle_that_calls_a_function_is_refused(
     tmp_path: Path, unpacked: Path, call: Any, called: str, file: str
 ) -> None:
     files = cifar(False)[1]
@@ -845,7 +849,7 @@ def test_a_pickle_that_calls_something_is_refused(
 
 
 class Announced:
-    """Pickles as an array that announces a shape and a type of its own."""
+    """Pickled, this is an array with any shape, type and data."""
 
     def __init__(self, shape: tuple[int, ...], code: str, data: bytes) -> None:
         self.shape, self.code, self.data = shape, code, data
@@ -870,7 +874,7 @@ BAD_BATCHES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("what", [*BAD_BATCHES, "cut off", "empty"])
-def test_a_batch_that_is_not_whole_is_refused(tmp_path: Path, unpacked: Path, what: str) -> None:
+def test_a_damaged_batch_is_refused(tmp_path: Path, unpacked: Path, what: str) -> None:
     files = cifar(False)[1]
     damaged = {"cut off": files["data_batch_2"][:-50], "empty": b""}
     files["data_batch_2"] = damaged[what] if what in damaged else python2(BAD_BATCHES[what])
@@ -879,7 +883,7 @@ def test_a_batch_that_is_not_whole_is_refused(tmp_path: Path, unpacked: Path, wh
     assert "download it again" in words
 
 
-def test_cifar_that_is_not_whole_is_refused(tmp_path: Path, unpacked: Path) -> None:
+def test_damaged_or_missing_cifar_files_are_refused(tmp_path: Path, unpacked: Path) -> None:
     binary, python = cifar(False)
     src = put(tmp_path / "src", {"cifar-10-binary.tar.gz": packed("x", binary)[:-2000]})
     archive = src / "cifar-10-binary.tar.gz"
@@ -893,7 +897,7 @@ def test_cifar_that_is_not_whole_is_refused(tmp_path: Path, unpacked: Path) -> N
     archive.write_bytes(packed("x", binary | {"data_batch_4.bin": binary["data_batch_4.bin"][:-1]}))
     assert "data_batch_4.bin in" in (words := refused(src, unpacked))
     assert "is truncated" in words
-    # Where a path leads does not matter: files are known by the last part, and written under names of ours.
+    # A path in the archive is harmless: only its last part counts, and files are written under our own names.
     archive.write_bytes(packed("../../..", binary))
     assert len(find(src, unpacked).splits["train"]) == 20
     assert "leave out --validation-fraction" in refused(archive, unpacked, fraction=0.1)
@@ -910,7 +914,7 @@ def test_cifar_that_is_not_whole_is_refused(tmp_path: Path, unpacked: Path) -> N
 # ------------------------------------------------------------------------------------------------------ recognition
 
 
-def test_what_is_no_set_is_refused_with_what_would_be(tmp_path: Path, unpacked: Path) -> None:
+def test_a_directory_without_a_set_is_refused_with_a_list_of_known_sets(tmp_path: Path, unpacked: Path) -> None:
     assert f"there is no directory {tmp_path}/nothing" in refused(tmp_path / "nothing", unpacked)
     src = put(tmp_path / "src", {"notes.txt": b"", "loose.jpg": b"", ".hidden/a.jpg": b"", "empty/notes.txt": b""})
     assert "notes.txt is a file but not one of CIFAR's archives" in refused(src / "notes.txt", unpacked)
@@ -928,7 +932,7 @@ def test_what_is_no_set_is_refused_with_what_would_be(tmp_path: Path, unpacked: 
     assert not unpacked.exists()
 
 
-def test_a_directory_of_several_sets_needs_a_word(tmp_path: Path, unpacked: Path) -> None:
+def test_a_directory_with_several_sets_needs_the_option_from(tmp_path: Path, unpacked: Path) -> None:
     src = as_tars(tmp_path / "src", *imagenet())
     assert "leave out --validation-fraction" in refused(src, unpacked, fraction=0.5)
     put(src, {"prepared/sheet.png": photograph(1)})
@@ -938,7 +942,7 @@ def test_a_directory_of_several_sets_needs_a_word(tmp_path: Path, unpacked: Path
     assert told(find(src, unpacked, kind="folder")) == told(find(src, unpacked, kind="ilsvrc"))
 
 
-def test_a_file_that_is_gone_or_shorter_is_named(tmp_path: Path, unpacked: Path) -> None:
+def test_a_file_that_is_missing_or_truncated_is_named(tmp_path: Path, unpacked: Path) -> None:
     source = find(as_tars(tmp_path / "src", *imagenet()), unpacked)
     picture = source.splits["train"][-1]
     with pytest.raises(BadInput, match=r"train.tar ends in the middle of n03126707/"):

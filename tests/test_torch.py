@@ -1,6 +1,6 @@
-"""PyTorch as an independent judge: forward, gradients and five SGD steps, at full size.
+"""PyTorch as an independent judge of the forward pass, gradients and five SGD steps, at full size.
 
-Needs the extra torch; without it these tests are left out.
+Without the extra torch these tests are skipped.
 """
 
 from collections.abc import Callable
@@ -22,12 +22,12 @@ torch = pytest.importorskip("torch")
 F = torch.nn.functional
 
 LABELS = np.array([3, 141])
-RATE = 1e-4  # with 1e-3 the loss explodes within five steps, and rounding with it
+RATE = 1e-4  # with 1e-3 the loss, and rounding errors with it, explode within five steps
 OPTIM = OptimConfig(rate=RATE, bias_rate=2.0, decay_biases=False)
 
 
 def two_columns(p: dict[str, Any], x: Any) -> Any:
-    """The paper's network: 224 with three zeros, groups=2, LocalResponseNorm on each column by itself."""
+    """The paper's network: 224 pixels with three zeros, groups=2, LocalResponseNorm on each column."""
 
     def lrn(x: Any) -> Any:
         # LocalResponseNorm divides its alpha by the window's 5 maps.
@@ -70,7 +70,7 @@ def model_of(name: str) -> ModelConfig:
 
 
 def random_params(model: ModelConfig) -> dict[str, dict[str, np.ndarray]]:
-    """Weights that keep a ReLU's spread, so that every layer matters, and biases of both signs."""
+    """Weights that keep the size of activations, so that every layer matters, and biases of both signs."""
     rng = np.random.default_rng(0)
     params: dict[str, dict[str, np.ndarray]] = {}
     for name, layer in jax.eval_shape(partial(alexnet.init, model), jax.random.key(0)).items():
@@ -89,7 +89,7 @@ def channels_first(images: np.ndarray) -> Any:
 
 
 def to_torch(params: Any) -> dict[str, tuple[Any, Any]]:
-    """OIHW and [out, in], fc6's inputs in the order channel, height, width, by another road than convert's."""
+    """OIHW and [out, in], with fc6's inputs in the order channel, height, width. Shares no code with convert."""
     theirs = {}
     for name, layer in params.items():
         kernel = np.asarray(layer["kernel"])
@@ -121,7 +121,7 @@ def from_torch(arrays: dict[str, tuple[Any, Any]]) -> dict[str, dict[str, np.nda
 
 
 def furthest(ours: Any, theirs: Any) -> float:
-    """The largest relative L2 distance of two leaves."""
+    """The largest relative L2 distance between two leaves."""
     pairs = zip(jax.tree.leaves(jax.device_get(ours)), jax.tree.leaves(theirs), strict=True)
     return float(np.max([np.linalg.norm(x - y) / np.linalg.norm(y) for x, y in pairs]))
 
@@ -137,7 +137,7 @@ def test_the_forward_pass_agrees_in_float32(name: str) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_gradients_and_five_sgd_steps_agree_in_float64(name: str) -> None:
-    """To 1e-9. In float32 a ReLU that two orders of sums put on either side of 0 moves a kernel's gradient by 1e-2."""
+    """To 1e-9. In float32 a ReLU may differ where its input is 0 up to rounding, which moves a gradient by 1e-2."""
     model, images = model_of(name), pictures_of(np.float64)
     with jax.enable_x64(True):
         forward, params = alexnet.forward(model), jax.tree.map(jnp.asarray, random_params(model))
@@ -175,4 +175,4 @@ def test_gradients_and_five_sgd_steps_agree_in_float64(name: str) -> None:
             jax.tree.map(lambda x, y: np.asarray(x) - y, jax.device_get(end), random_params(model))
             for end in (params, from_torch(theirs))
         )
-        assert furthest(moved, moved_there) < 1e-8, "all that was learnt"
+        assert furthest(moved, moved_there) < 1e-8, "the change of the parameters in five steps"

@@ -21,7 +21,7 @@ def layer(value: float, outputs: int = 3, biases: int | None = None) -> dict[str
 
 
 def filled(config: Config, value: float) -> Any:
-    """The parameters of a network, all of one value."""
+    """The parameters of a network, all equal to one value."""
     shapes = jax.eval_shape(lambda key: alexnet.init(config.model, key), jax.random.key(0))
     return jax.tree.map(lambda shape: jnp.full(shape.shape, value), shapes)
 
@@ -42,7 +42,7 @@ def test_a_layer_is_taken_with_its_biases_or_not_at_all() -> None:
     assert transfer(fresh, {}, "fc8", True)[1] == dict.fromkeys(fresh, "not among them")
 
 
-def test_what_is_taken_lies_as_the_fresh_layer_did(tiny: Config) -> None:
+def test_a_taken_layer_is_sharded_as_the_fresh_one_was(tiny: Config) -> None:
     mesh = alexnet.make_mesh(1, 2)
     params = filled(tiny, 1.0)
     taken, new = transfer(alexnet.shard(params, tiny.model, mesh), params, "fc8", same_classes=True)
@@ -59,10 +59,10 @@ def test_what_is_taken_lies_as_the_fresh_layer_did(tiny: Config) -> None:
         (["0", "1"], True, "it was trained on other classes"),
     ],
 )
-def test_logits_are_taken_for_the_same_classes_and_differences_are_said(
+def test_the_last_layer_is_taken_for_the_same_classes_and_differences_are_printed(
     tiny: Config, monkeypatch: pytest.MonkeyPatch, classes: list[str], foreign: bool, fc8: str
 ) -> None:
-    """Another program's classes are the same if they are as many."""
+    """The classes of another program have no names, so only their number is compared."""
     model = replace(tiny.model, pool=Pool(size=3, stride=3), fc6=replace(tiny.model.fc6, std=7.0))
     config = replace(tiny, model=model, data=replace(tiny.data, mean="centre", scale=0.5, flip=False))
     there = Trained(config, filled(tiny, 1.0), Any, classes, (28, 28, 1), foreign)  # type: ignore[arg-type]
@@ -84,7 +84,7 @@ def test_logits_are_taken_for_the_same_classes_and_differences_are_said(
         start_from(Path("run"), tiny, records, {"other": layer(0.0)}, print)
 
 
-def test_another_programs_network_comes_with_its_mean_colour(
+def test_a_network_of_another_program_has_its_mean_colour(
     tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "weights").write_bytes(b"")

@@ -30,7 +30,7 @@ def tree(value: float) -> dict[str, dict[str, jax.Array]]:
 
 
 def test_three_updates_across_a_rate_drop_equal_arithmetic_by_hand() -> None:
-    """v <- 0.9 v - 0.0005 e w - e g;  w <- w + v, the rate inside the velocity; no decay of biases, twice the rate."""
+    """v <- 0.9 v - 0.0005 e w - e g;  w <- w + v. The rate e is inside v. Biases have no decay and twice the rate."""
     config = OptimConfig(decay_biases=False)
     params, velocity = tree(1.0), tree(0.0)
     expected = {"kernel": (1.0, 0.0), "bias": (1.0, 0.0)}
@@ -42,13 +42,13 @@ def test_three_updates_across_a_rate_drop_equal_arithmetic_by_hand() -> None:
         w, v = expected["bias"]
         v = 0.9 * v - 2 * rate * g
         expected["bias"] = w + v, v
-    assert expected["bias"] == pytest.approx((0.608, -0.112))  # worked out on paper
+    assert expected["bias"] == pytest.approx((0.608, -0.112))  # worked out by hand
     for kind, (w, v) in expected.items():
         assert float(params["fc8"][kind][0]) == pytest.approx(w, rel=1e-6)
         assert float(velocity["fc8"][kind][0]) == pytest.approx(v, rel=1e-6)
 
 
-def test_a_layer_without_a_rate_stands_still_momentum_and_all() -> None:
+def test_a_layer_with_rate_0_does_not_move_and_loses_its_momentum() -> None:
     config = OptimConfig(layer_rates=(("fc8", 0.5),))
     params, velocity, _ = update(config, tree(1.0), tree(0.3), tree(1.0), Rates(0.1, 0.1, 0.0))
     assert float(params["conv1"]["kernel"][0]) == float(params["conv1"]["bias"][0]) == 1.0
@@ -68,7 +68,7 @@ def test_a_layer_may_have_its_own_decay() -> None:
     assert float(velocity["fc8"]["bias"][0]) == pytest.approx(-0.1 * 0.5 * 2)
 
 
-def test_a_layer_of_an_own_network_may_nest_its_parameters() -> None:
+def test_a_layer_of_the_callers_network_may_nest_its_parameters() -> None:
     """Its name is the outermost one, and the parameter's the innermost."""
     config = OptimConfig(layer_rates=(("deep", 0.5),), decay=0.0)
     params = {name: {"er": {"kernel": jnp.ones(1), "bias": jnp.ones(1)}} for name in ("deep", "er")}
@@ -80,7 +80,7 @@ def test_a_layer_of_an_own_network_may_nest_its_parameters() -> None:
 
 
 @pytest.mark.parametrize("field", ["layer_rates", "layer_decays"])
-def test_a_layer_that_is_not_there_is_named(field: str) -> None:
+def test_a_layer_that_does_not_exist_is_named(field: str) -> None:
     config = OptimConfig(**{field: (("conv9", 0.5),)})  # type: ignore[arg-type]
     with pytest.raises(BadInput, match=rf"optim.{field} names 'conv9'; the network's layers are conv1, fc8"):
         check_layers(config, tree(2.0))
@@ -102,7 +102,7 @@ def test_three_adam_updates_equal_arithmetic_by_hand() -> None:
 
 
 def test_adams_decay_is_part_of_the_gradient() -> None:
-    """And so of both means, unlike adamw's."""
+    """So it is part of both means, unlike that of adamw."""
     config = OptimConfig(rule="adam", decay=0.1, layer_rates=(("conv1", 0.5),))
     params, state = tree(1.0), moments(config, tree(1.0))
     theirs = optax.chain(optax.add_decayed_weights(0.1), optax.adam(0.01))
@@ -112,11 +112,11 @@ def test_adams_decay_is_part_of_the_gradient() -> None:
         changes, their_state = theirs.update(tree(g), their_state, their_params)
         their_params = optax.apply_updates(their_params, changes)
     assert float(params["fc8"]["kernel"][0]) == pytest.approx(float(their_params["fc8"]["kernel"][0]), rel=1e-6)
-    assert float(params["conv1"]["bias"][0]) > float(params["fc8"]["bias"][0]), "half the rate"
+    assert float(params["conv1"]["bias"][0]) > float(params["fc8"]["bias"][0]), "conv1 has half the rate"
 
 
 def test_three_adamw_updates_equal_arithmetic_by_hand_and_optax() -> None:
-    """Loshchilov and Hutter, algorithm 2: the decay is no part of the gradient. Biases have none here."""
+    """Loshchilov and Hutter, algorithm 2: the decay is not part of the gradient. Biases have none here."""
     config = OptimConfig(rule="adamw", decay=0.1, decay_biases=False)
     params, state = tree(1.0), moments(config, tree(1.0))
     theirs = optax.adamw(0.01, weight_decay=0.1)
@@ -142,7 +142,7 @@ def wide_tree(seed: int) -> dict[str, dict[str, jax.Array]]:
     }
 
 
-def test_lamb_is_optax_s() -> None:
+def test_lamb_equals_that_of_optax() -> None:
     config = OptimConfig(rule="lamb", decay=0.1)
     params, state = wide_tree(0), moments(config, wide_tree(0))
     theirs = optax.lamb(0.01, weight_decay=0.1)
@@ -156,7 +156,7 @@ def test_lamb_is_optax_s() -> None:
 
 
 def test_two_lars_updates_equal_the_formula() -> None:
-    """You, Gitman and Ginsburg 2017, algorithm 1; biases have the plain rate. The ratio of optax.lars is another."""
+    """You, Gitman and Ginsburg 2017, algorithm 1. Biases have the plain rate. optax.lars has another ratio."""
     config = OptimConfig(rule="lars", decay=0.1, trust=0.02, decay_biases=False)
     params, velocity = wide_tree(0), moments(config, wide_tree(0))
     w, b = (np.asarray(wide_tree(0)["fc8"][name], np.float64) for name in ("kernel", "bias"))
@@ -172,14 +172,14 @@ def test_two_lars_updates_equal_the_formula() -> None:
     np.testing.assert_allclose(params["fc8"]["bias"], b, rtol=1e-5)
 
 
-def test_lars_leaves_a_kernel_of_zeros_its_plain_rate() -> None:
+def test_lars_gives_a_kernel_of_zeros_the_plain_rate() -> None:
     config = OptimConfig(rule="lars", decay=0.0)
     params, _, _ = update(config, tree(0.0), tree(0.0), tree(1.0), Rates(0.1, 0.1, 1.0))
     assert float(params["fc8"]["kernel"][0]) == pytest.approx(-0.1)
 
 
-def test_an_optimiser_of_optax_takes_the_place_of_the_rule() -> None:
-    """Two steps of SGD with momentum, whatever the rates say."""
+def test_an_optax_optimiser_replaces_the_rule() -> None:
+    """Two steps of SGD with momentum. The rates do not apply."""
     rule = optax.sgd(0.1, momentum=0.9)
     params, state = tree(1.0), moments(rule, tree(1.0))
     for _ in range(2):
@@ -201,16 +201,16 @@ def test_the_staircase_is_that_of_run_170() -> None:
     assert [rates(optim, epoch, Progress()).conv1 for epoch in (73.99, 74)] == [1.0, 0.0]
 
 
-def test_steps_and_constant() -> None:
+def test_the_schedules_steps_and_constant() -> None:
     steps = OptimConfig(rate=1.0, schedule=Schedule("steps", epochs=(2, 5)), bias_schedule=Schedule("constant"))
     found = schedule_of(steps, [0, 1.99, 2, 4.9, 5, 80])
     assert [weights for weights, _ in found] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
     assert {biases for _, biases in found} == {1.0}
     one = OptimConfig(rate=1.0, schedule=Schedule("staircase", stairs=1))
-    assert schedule_of(one, [0, 45, 90]) == [(1.0, 1.0)] * 3, "a staircase of one level"
+    assert schedule_of(one, [0, 45, 90]) == [(1.0, 1.0)] * 3, "a staircase with one level"
 
 
-def test_cosine_and_warmup() -> None:
+def test_the_cosine_schedule_and_the_warmup() -> None:
     cosine = OptimConfig(rate=1.0, epochs=12.0, schedule=Schedule("cosine", warmup=2.0))
     found = schedule_of(cosine, [0, 0.5, 2, 7, 12, 13])
     assert [weights for weights, _ in found] == pytest.approx([0, 0.25, 1, 0.5, 0, 0])
@@ -221,7 +221,7 @@ def test_cosine_and_warmup() -> None:
     assert [w for w, _ in schedule_of(steps, [0.5, 1, 2, 4])] == pytest.approx([0.25, 0.05, 0.1, 0.01])
 
 
-def test_the_plateau_rule_drops_when_the_error_stops_falling_and_three_times_at_most() -> None:
+def test_a_plateau_drops_the_rate_when_the_error_stops_falling_and_three_times_at_most() -> None:
     schedule, plateau, drops = Schedule("plateau", patience=2), Plateau(), []
     for error in (0.9, 0.8, 0.8, 0.85, 0.79, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8):
         plateau.see(error, schedule)
@@ -231,7 +231,7 @@ def test_the_plateau_rule_drops_when_the_error_stops_falling_and_three_times_at_
     assert rates(optim, 50, Progress(weights=plateau)).weights == pytest.approx(1e-3)
     assert rates(optim, 50, Progress(weights=plateau)).biases == 1.0
     own = replace(optim, bias_schedule=schedule)
-    assert rates(own, 50, Progress(biases=plateau))[:2] == pytest.approx((1.0, 1e-3)), "each waits for itself"
+    assert rates(own, 50, Progress(biases=plateau))[:2] == pytest.approx((1.0, 1e-3)), "each counts its own drops"
     again = Progress.from_json(Progress(weights=plateau, window={"loss": 0.1}).to_json())
     assert again == Progress(weights=plateau, window={"loss": 0.1})
 
@@ -241,7 +241,7 @@ def trainer(config: Config) -> Any:
     return make_train_step(forward, lambda images, key, noise: images.astype(jnp.float32) - 127, config.optim)
 
 
-def test_a_small_network_learns_eight_pictures_by_heart_and_compiles_once(tiny: Config) -> None:
+def test_a_small_network_overfits_eight_images_and_compiles_once(tiny: Config) -> None:
     config = replace(tiny, model=replace(tiny.model, dropout=0.0))
     step = trainer(config)
     images = np.random.default_rng(0).integers(0, 256, (8, 28, 28, 1), np.uint8)
@@ -258,7 +258,7 @@ def test_a_small_network_learns_eight_pictures_by_heart_and_compiles_once(tiny: 
     assert step._cache_size() == 1
 
 
-def test_the_update_norm_is_that_of_the_change_of_the_parameters() -> None:
+def test_the_update_norm_is_the_norm_of_the_change_of_the_parameters() -> None:
     params = {"fc8": {"kernel": jnp.ones((4, 3)), "bias": jnp.zeros(3)}}
     images, label, key = np.eye(4, dtype=np.float32), np.array([0, 1, 2, 0]), jax.random.key(0)
 
@@ -272,8 +272,8 @@ def test_the_update_norm_is_that_of_the_change_of_the_parameters() -> None:
     assert float(metrics["update_norm"]) == pytest.approx(float(change), rel=1e-5)
 
 
-def test_a_step_is_a_function_of_its_number_and_the_key(tiny: Config) -> None:
-    """Dropout differs from step to step and from key to key, and is the same for the same two."""
+def test_a_step_depends_only_on_its_number_and_the_key(tiny: Config) -> None:
+    """Dropout differs between steps and between keys, and is the same for the same step and key."""
     step, params = trainer(tiny), alexnet.init(tiny.model, jax.random.key(0))
     images = np.random.default_rng(0).integers(0, 256, (8, 28, 28, 1), np.uint8)
 
@@ -285,12 +285,12 @@ def test_a_step_is_a_function_of_its_number_and_the_key(tiny: Config) -> None:
     assert len({loss(0, 1), loss(1, 1), loss(0, 2)}) == 3
 
 
-def test_errors_average_probabilities_over_crops_and_leave_padding_out() -> None:
-    """Seven classes; the second view changes the verdict on picture 1 by its larger certainty."""
+def test_errors_average_probabilities_over_crops_and_ignore_padding() -> None:
+    """Seven classes. The second view is more certain about image 1 and changes the answer."""
     logits = np.zeros((2, 4, 7), np.float32)
     logits[0, 0, 3] = 5  # right
     logits[0, 1, 2], logits[1, 1, 4] = 1, 9  # wrong, then right
-    logits[:, 2] = -np.arange(7)  # the right one is fifth
+    logits[:, 2] = -np.arange(7)  # the right class is fifth
     logits[:, 3] = -np.arange(7)  # padding
     label, weight = np.array([3, 4, 4, 6]), np.array([1, 1, 1, 0], np.float32)
     sums = make_error_sums(lambda params, view: view, lambda images, n: jnp.asarray(logits)[n])
@@ -305,15 +305,15 @@ def test_errors_average_probabilities_over_crops_and_leave_padding_out() -> None
     assert float(last["top5_error"]) == 1
 
 
-def test_the_loss_of_a_class_whose_probability_is_0_is_finite() -> None:
+def test_the_loss_of_a_class_with_probability_0_is_finite() -> None:
     logits = np.array([[0.0, 200.0, 0.0]], np.float32)
     sums = make_error_sums(lambda params, view: view, lambda images, n: jnp.asarray(logits))
     loss = float(sums(None, np.zeros(1), np.array([0]), np.ones(1, np.float32), 1)["loss"])
     assert loss == pytest.approx(-np.log(np.finfo(np.float32).tiny), rel=1e-6)
 
 
-def test_the_share_of_waiting_for_data_is_logged(tmp_path: Path) -> None:
-    """Three steps that wait for their pictures and three that work."""
+def test_the_share_of_time_spent_waiting_for_data_is_logged(tmp_path: Path) -> None:
+    """Three steps that wait for their images and three that compute."""
 
     def batches(seconds: float) -> Iterator[int]:
         while True:
@@ -333,7 +333,7 @@ def test_the_share_of_waiting_for_data_is_logged(tmp_path: Path) -> None:
     assert waited[1] < 0.3
 
 
-def test_the_bar_shows_figures_after_the_first_step_and_not_only_after_ten(tmp_path: Path) -> None:
+def test_the_progress_bar_shows_figures_from_the_first_step_on(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=100)
     with Log(tmp_path, 0) as log, ProgressBar(console, 0, 2) as bar:
         watch = Watch({}, log, bar, batch=8, examples=48, log_every=10)
@@ -344,7 +344,7 @@ def test_the_bar_shows_figures_after_the_first_step_and_not_only_after_ten(tmp_p
 
 
 @pytest.mark.parametrize("sizes", [(1, 1), (1, 2)])
-def test_a_step_leaves_the_state_where_it_was_and_is_compiled_once(tiny: Config, sizes: tuple[int, int]) -> None:
+def test_a_step_keeps_the_layout_of_the_state_and_compiles_once(tiny: Config, sizes: tuple[int, int]) -> None:
     mesh, model = alexnet.make_mesh(*sizes), tiny.model
 
     def create(key: jax.Array) -> State:

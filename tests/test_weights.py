@@ -1,4 +1,4 @@
-"""Weights of Caffe, ONNX and PyTorch: their layouts against slow index formulae, and files that must be refused."""
+"""Weights of Caffe, ONNX and PyTorch: layouts against slow index formulae, and files that must be refused."""
 
 import io
 import os
@@ -39,13 +39,13 @@ IN_TORCH = {
 
 @pytest.fixture(scope="module")
 def numbers() -> np.ndarray:
-    """As many as the larger of the networks has, small enough for activations of ordinary size."""
+    """As many numbers as the larger network has, small enough for activations of ordinary size."""
     return np.random.default_rng(0).uniform(-0.02, 0.02, 61_100_840).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
 def few() -> tuple[Arrays, Arrays]:
-    """Kernels and biases that no network has: enough where only the file counts."""
+    """Kernels and biases with shapes of no network, for tests of the file format alone."""
     rng = np.random.default_rng(1)
     shapes = {layer: (3, 2, 2, 2) if layer.startswith("conv") else (3, 2) for layer in LAYERS}
     kernels = {layer: rng.standard_normal(shape).astype(np.float32) for layer, shape in shapes.items()}
@@ -62,7 +62,7 @@ def cut(numbers: np.ndarray, shapes: dict[str, tuple[int, ...]]) -> tuple[Arrays
 
 
 def is_ours(params: dict[str, Arrays], kernels: Arrays, biases: Arrays, bgr: bool, scale: tuple[float, ...]) -> None:
-    """Number by number, at random places."""
+    """Compares numbers at random indices."""
     rng = np.random.default_rng(2)
     assert list(params) == LAYERS
     for layer, theirs in kernels.items():
@@ -88,14 +88,14 @@ def is_ours(params: dict[str, Arrays], kernels: Arrays, biases: Arrays, bgr: boo
 
 
 def same(got: found.Found, kernels: Arrays, biases: Arrays) -> None:
-    """The arrays as they are in the file."""
+    """Compares the arrays in the layout of the file."""
     for layer in LAYERS:
         np.testing.assert_array_equal(got.kernels[layer], kernels[layer])
         np.testing.assert_array_equal(got.biases[layer], biases[layer])
 
 
 def refusal(path: Path) -> str:
-    """The one sentence that the file is refused with."""
+    """The one sentence that refuses the file."""
     with pytest.raises(BadInput) as refused:
         read(path)
     assert "\n" not in str(refused.value)
@@ -108,7 +108,7 @@ def model_of(got: found.Found) -> ModelConfig:
 
 
 # ------------------------------------------------------------------------------------------------------ Caffe
-# Written byte by byte with the field numbers of caffe.proto, so that the reader's own table is tested too.
+# The files are written byte by byte with the field numbers of caffe.proto, which tests the reader's table too.
 
 Fields = list[tuple[int, Any]]
 NEW_PARAMS = {"transform": 100, "conv": 106, "dense": 117, "norm": 118, "pool": 121, "relu": 123, "input": 143}
@@ -175,14 +175,14 @@ def caffemodel(
         blobs = [blob(both[name], old) for both in arrays if name in both]
         fields: Fields = [(4, name), (5, OLD_TYPES[kind])] if old else [(1, name), (2, kind)]
         fields += [(6 if old else 7, raw) for raw in blobs]
-        # A loss weight, which the reader has no use for.
+        # A loss weight, which the reader ignores.
         fields += [(35 if old else 5, 1.0)] + [(params[param], message(told)) for param, told in settings.items()]
         layers.append((2 if old else 100, message(fields)))
     path.write_bytes(message([(1, "AlexNet"), *layers]))
     return path
 
 
-def test_caffemodel_in_our_layout(tmp_path: Path, numbers: np.ndarray) -> None:
+def test_a_caffemodel_is_converted_to_our_layout(tmp_path: Path, numbers: np.ndarray) -> None:
     kernels, biases = cut(numbers, CAFFE)
     path = caffemodel(tmp_path / "bvlc_alexnet.caffemodel", (kernels, biases))
     got = read(path)
@@ -191,25 +191,25 @@ def test_caffemodel_in_our_layout(tmp_path: Path, numbers: np.ndarray) -> None:
     assert (model_of(got).image_size, model_of(got).classes) == (227, 1000)
     assert model_of(got).ragged == ("pool1", "pool2", "pool5")
     assert got.bgr
-    # Caffe's own order is blue, green, red.
+    # Caffe's order is blue, green, red.
     assert got.mean_C.tolist() == [122.67891434, 116.66876762, 104.00698793]
     is_ours(found.to_params(got), kernels, biases, bgr=True, scale=(1, 1, 1))
 
 
-def test_caffemodel_of_2014_holds_the_same(tmp_path: Path, few: tuple[Arrays, Arrays]) -> None:
+def test_a_caffemodel_in_the_format_of_2014_gives_the_same(tmp_path: Path, few: tuple[Arrays, Arrays]) -> None:
     got = read(caffemodel(tmp_path / "old.caffemodel", few, old=True))
     assert got.config.preset == "caffe"
     assert model_of(got).image_size == 227
     same(got, *few)
 
 
-def test_caffemodel_in_double_precision(tmp_path: Path, few: tuple[Arrays, Arrays]) -> None:
+def test_a_caffemodel_in_double_precision_gives_the_same(tmp_path: Path, few: tuple[Arrays, Arrays]) -> None:
     kernels, biases = ({layer: array.astype(np.float64) for layer, array in both.items()} for both in few)
     same(read(caffemodel(tmp_path / "double.caffemodel", (kernels, biases))), *few)
 
 
 @pytest.mark.parametrize("old", [False, True])
-def test_caffenet_pools_before_it_normalises(tmp_path: Path, few: tuple[Arrays, Arrays], old: bool) -> None:
+def test_pooling_before_norms_means_caffenet(tmp_path: Path, few: tuple[Arrays, Arrays], old: bool) -> None:
     turned = {"norm1": "pool1", "pool1": "norm1", "norm2": "pool2", "pool2": "norm2"}
     net = {turned.get(name, name): NET[turned.get(name, name)] for name in NET}
     got = read(caffemodel(tmp_path / "caffenet.caffemodel", few, net, old))
@@ -217,14 +217,14 @@ def test_caffenet_pools_before_it_normalises(tmp_path: Path, few: tuple[Arrays, 
     same(got, *few)
 
 
-def test_caffemodel_of_weights_alone_is_taken_for_alexnet(tmp_path: Path, few: tuple[Arrays, Arrays]) -> None:
+def test_a_caffemodel_without_settings_is_read_as_alexnet(tmp_path: Path, few: tuple[Arrays, Arrays]) -> None:
     got = read(caffemodel(tmp_path / "bare.caffemodel", few, {name: (NET[name][0], {}) for name in LAYERS}))
     assert got.config.preset == "caffe"
     assert model_of(got).ragged == ("pool1", "pool2", "pool5")
     same(got, *few)
 
 
-def test_caffemodel_says_what_else_differs(tmp_path: Path, few: tuple[Arrays, Arrays]) -> None:
+def test_size_scale_mean_and_pooling_are_read_from_a_caffemodel(tmp_path: Path, few: tuple[Arrays, Arrays]) -> None:
     transform = [(1, 0.5), (3, 224), (5, 104.0), (5, 117.0), (5, 123.0)]
     floor = {"pool": [*POOL["pool"], (13, 1)]}
     net = NET | {"data": ("Data", {"transform": transform}), "pool1": ("Pooling", floor)}
@@ -262,7 +262,7 @@ def test_caffemodel_says_what_else_differs(tmp_path: Path, few: tuple[Arrays, Ar
         ("relu6", {"relu": [(1, 0.1)]}, "slope"),
     ],
 )
-def test_caffemodel_with_another_setting_is_refused(
+def test_a_caffemodel_with_another_setting_is_refused(
     tmp_path: Path, few: tuple[Arrays, Arrays], layer: str, settings: dict[str, Fields], what: str, old: bool
 ) -> None:
     net = NET | {layer: (NET[layer][0], settings)}
@@ -273,7 +273,7 @@ def test_caffemodel_with_another_setting_is_refused(
 
 
 @pytest.mark.parametrize("old", [False, True])
-def test_caffemodel_of_another_network_is_refused(tmp_path: Path, few: tuple[Arrays, Arrays], old: bool) -> None:
+def test_a_caffemodel_of_another_network_is_refused(tmp_path: Path, few: tuple[Arrays, Arrays], old: bool) -> None:
     path = tmp_path / "other.caffemodel"
 
     def refused(net: dict[str, tuple[str, dict[str, Fields]]], arrays: tuple[Arrays, Arrays] = few) -> str:
@@ -298,7 +298,7 @@ def without(arrays: Arrays, layer: str) -> Arrays:
     return {name: array for name, array in arrays.items() if name != layer}
 
 
-def test_caffemodel_that_is_none_is_refused(tmp_path: Path, few: tuple[Arrays, Arrays]) -> None:
+def test_a_file_that_is_no_caffemodel_is_refused(tmp_path: Path, few: tuple[Arrays, Arrays]) -> None:
     path = tmp_path / "none.caffemodel"
     path.write_bytes(message([(2, message([(1, message([(1, "conv1"), (2, "conv")]))]))]))
     assert "format of 2013" in refusal(path)
@@ -315,7 +315,7 @@ def test_caffemodel_that_is_none_is_refused(tmp_path: Path, few: tuple[Arrays, A
 
 
 def onnx_file(path: Path, arrays: tuple[Arrays, Arrays], edit: Callable[[Any], None] = lambda graph: None) -> Path:
-    """The graph of AlexNet that the onnx package brings along, with these weights in place of its made-up ones."""
+    """The graph of AlexNet from the onnx package, with these weights."""
     onnx = pytest.importorskip("onnx")
     model = onnx.load(Path(onnx.__file__).parent / "backend/test/data/light/light_bvlc_alexnet.onnx")
     graph = model.graph
@@ -342,7 +342,7 @@ def set_attribute(graph: Any, output: str, name: str, value: object) -> None:
     attributes.extend([*kept, onnx.helper.make_attribute(name, value)])
 
 
-def test_onnx_in_our_layout_with_the_same_logits(tmp_path: Path, numbers: np.ndarray) -> None:
+def test_an_onnx_file_is_converted_with_the_same_logits(tmp_path: Path, numbers: np.ndarray) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     kernels, biases = cut(numbers, CAFFE)
 
@@ -367,11 +367,11 @@ def test_onnx_in_our_layout_with_the_same_logits(tmp_path: Path, numbers: np.nda
 
 
 def agree(ours: Any, theirs: np.ndarray) -> None:
-    """Logits up to rounding, which is small beside their spread."""
+    """Compares logits up to rounding errors, relative to their standard deviation."""
     np.testing.assert_allclose(ours, theirs, atol=1e-4 * theirs.std(), rtol=0)
 
 
-def test_onnx_with_other_attributes_is_read(tmp_path: Path, few: tuple[Arrays, Arrays]) -> None:
+def test_an_onnx_file_with_other_attributes_is_read(tmp_path: Path, few: tuple[Arrays, Arrays]) -> None:
     path = tmp_path / "own.onnx"
 
     def ceil_mode(graph: Any) -> None:
@@ -391,7 +391,7 @@ def test_onnx_with_other_attributes_is_read(tmp_path: Path, few: tuple[Arrays, A
     same(got, kernels, biases)
 
 
-def test_onnx_with_pooling_first_is_caffenet(tmp_path: Path, few: tuple[Arrays, Arrays]) -> None:
+def test_an_onnx_file_with_pooling_before_norms_is_caffenet(tmp_path: Path, few: tuple[Arrays, Arrays]) -> None:
     def turn(graph: Any) -> None:
         for relu, norm, pool in (("r1", "r2", "r3"), ("r5", "r6", "r7")):
             first, second = node(graph, norm), node(graph, pool)
@@ -424,14 +424,14 @@ def test_onnx_with_pooling_first_is_caffenet(tmp_path: Path, few: tuple[Arrays, 
         ("r16", "alpha", 2.0, "fc6's factors"),
     ],
 )
-def test_onnx_with_another_setting_is_refused(
+def test_an_onnx_file_with_another_setting_is_refused(
     tmp_path: Path, few: tuple[Arrays, Arrays], output: str, name: str, value: object, what: str
 ) -> None:
     path = onnx_file(tmp_path / "own.onnx", few, lambda graph: set_attribute(graph, output, name, value))
     assert f" as {what}, where the preset caffe has " in refusal(path)
 
 
-def test_onnx_of_another_network_is_refused(tmp_path: Path, few: tuple[Arrays, Arrays]) -> None:
+def test_an_onnx_file_of_another_network_is_refused(tmp_path: Path, few: tuple[Arrays, Arrays]) -> None:
     path = tmp_path / "other.onnx"
     kernels, biases = few
 
@@ -458,7 +458,7 @@ def test_onnx_of_another_network_is_refused(tmp_path: Path, few: tuple[Arrays, A
     assert "'fc7_b_0': they are an input" in refused(lambda graph: None, (kernels, without(biases, "fc7")))
 
 
-def test_onnx_without_its_weights_is_refused(tmp_path: Path, few: tuple[Arrays, Arrays]) -> None:
+def test_an_onnx_file_without_weights_is_refused(tmp_path: Path, few: tuple[Arrays, Arrays]) -> None:
     onnx = pytest.importorskip("onnx")
     light = Path(onnx.__file__).parent / "backend/test/data/light/light_bvlc_alexnet.onnx"
     assert "the weights 'conv1_w_0': a node of type ConstantOfShape makes them" in refusal(light)
@@ -484,7 +484,7 @@ def saved(path: Path, held: object, legacy: bool = False) -> Path:
     return path
 
 
-def test_state_dict_in_our_layout_with_the_same_logits(tmp_path: Path, numbers: np.ndarray) -> None:
+def test_a_state_dict_is_converted_with_the_same_logits(tmp_path: Path, numbers: np.ndarray) -> None:
     torch = pytest.importorskip("torch")
     kernels, biases = cut(numbers, TORCHVISION)
     path = saved(tmp_path / "alexnet.pth", state_dict((kernels, biases)))
@@ -538,7 +538,7 @@ def test_views_of_a_shared_storage_are_read(tmp_path: Path, few: tuple[Arrays, A
     together = torch.from_numpy(np.concatenate([biases[layer] for layer in LAYERS]))
     for at, name in enumerate(IN_TORCH.values()):
         state[f"{name}.bias"] = together[3 * at : 3 * at + 3]
-    # Transposed, every other row of a larger one, and turned from channels last.
+    # A transposed view, every other row of a larger tensor, and a tensor with channels last.
     state["classifier.1.weight"] = torch.from_numpy(kernels["fc6"].T.copy()).t()
     state["classifier.4.weight"] = torch.from_numpy(np.repeat(kernels["fc7"], 2, axis=0))[::2]
     state["features.0.weight"] = state["features.0.weight"].to(memory_format=torch.channels_last)
@@ -546,7 +546,7 @@ def test_views_of_a_shared_storage_are_read(tmp_path: Path, few: tuple[Arrays, A
     same(read(saved(tmp_path / "views.pth", state, legacy)), *few)
 
 
-def test_safetensors_hold_the_same(tmp_path: Path, few: tuple[Arrays, Arrays]) -> None:
+def test_a_safetensors_file_gives_the_same(tmp_path: Path, few: tuple[Arrays, Arrays]) -> None:
     numpy_file = pytest.importorskip("safetensors.numpy")
     path = tmp_path / "alexnet.safetensors"
     arrays = {}
@@ -562,7 +562,7 @@ def test_safetensors_hold_the_same(tmp_path: Path, few: tuple[Arrays, Arrays]) -
     assert "'module.features.0.bias' as I64" in refusal(path)
 
 
-def test_state_dict_of_another_network_is_refused(tmp_path: Path, few: tuple[Arrays, Arrays]) -> None:
+def test_a_state_dict_of_another_network_is_refused(tmp_path: Path, few: tuple[Arrays, Arrays]) -> None:
     torch = pytest.importorskip("torch")
     path, state = tmp_path / "other.pth", state_dict(few)
     vgg = {f"features.{number}.{what}": torch.zeros(2) for number in (0, 2, 5, 7, 10) for what in ("weight", "bias")}
@@ -578,7 +578,7 @@ def test_state_dict_of_another_network_is_refused(tmp_path: Path, few: tuple[Arr
 
 
 class Evil:
-    """Pickled, it is a call of os.system."""
+    """Pickled, this is a call of os.system."""
 
     def __init__(self, witness: Path) -> None:
         self.witness = witness
@@ -598,7 +598,7 @@ def test_a_pickle_that_runs_a_command_is_refused_and_does_not_run(
         pickle.loads(path.read_bytes())
     else:
         pytest.importorskip("torch").load(saved(path, held, legacy=form == "legacy"), weights_only=False)
-    assert witness.exists(), "the file is harmless, and the test shows nothing"
+    assert witness.exists(), "the file must be dangerous, or the test shows nothing"
     witness.unlink()
     said = refusal(path)
     assert re.search(r"tries to call '(posix|nt)\.system', .*nothing was executed", said)
@@ -609,21 +609,21 @@ def test_a_pickle_that_runs_a_command_is_refused_and_does_not_run(
     ("program", "wanted"),
     [
         (b"cbuiltins\neval\n(X\x04\x00\x00\x001+1\ntR.", "builtins.eval"),
-        # One name that reaches through another, as protocol 4 allows.
+        # An attribute of an allowed name, as protocol 4 allows.
         (b"\x80\x04\x8c\x0bcollections\x8c\x14OrderedDict.__init__\x93.", "collections.OrderedDict.__init__"),
         (b"\x80\x04\x8c\x01a\x8c\x03b\nc\x93.", "a.b\\nc"),
         (b"ctorch\nload\n.", "torch.load"),
         (b"ctorchvision.models.alexnet\nAlexNet\n.", "torchvision.models.alexnet.AlexNet"),
     ],
 )
-def test_a_pickle_may_call_nothing_else(tmp_path: Path, program: bytes, wanted: str) -> None:
+def test_a_pickle_may_call_no_other_function(tmp_path: Path, program: bytes, wanted: str) -> None:
     path = tmp_path / "evil.pt"
     path.write_bytes(program)
     assert f"tries to call '{wanted}'" in refusal(path)
 
 
 def test_a_pickle_cannot_change_the_reader(tmp_path: Path, few: tuple[Arrays, Arrays]) -> None:
-    """Nothing is called where attributes are set, and still no next file may suffer from it."""
+    """Setting attributes calls nothing, but it must not affect files that are read later."""
     path, names = tmp_path / "evil.pt", ("torch._utils\n_rebuild_tensor_v2", "torch.nn.parameter\nParameter")
     for name in (*names, "collections\nOrderedDict", "torch\nFloatStorage"):
         # BUILD with the state (None, {"__defaults__": None, "__new__": None}).
@@ -634,8 +634,8 @@ def test_a_pickle_cannot_change_the_reader(tmp_path: Path, few: tuple[Arrays, Ar
     same(read(saved(path, parameters)), *few)
 
 
-def test_parameters_of_2017_are_read(tmp_path: Path) -> None:
-    """PyTorch 0.1 makes a Parameter by NEWOBJ and tells its flags by BUILD; its tensors are _rebuild_tensor's."""
+def test_a_parameter_as_pickled_in_2017_is_read(tmp_path: Path) -> None:
+    """PyTorch 0.1 creates a Parameter by NEWOBJ and BUILD, and a tensor by _rebuild_tensor."""
     program = (
         b"\x80\x02ctorch.nn.parameter\nParameter\nctorch._utils\n_rebuild_tensor\n(("
         b"X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x007X\x03\x00\x00\x00cpuK\x04NtQ"
@@ -701,7 +701,7 @@ def test_truncated_files_are_refused(tmp_path: Path, few: tuple[Arrays, Arrays])
                 refusal(path)
 
 
-def test_bytes_that_changed_are_refused_or_read_but_never_a_crash(tmp_path: Path, few: tuple[Arrays, Arrays]) -> None:
+def test_a_file_with_changed_bytes_never_crashes_the_reader(tmp_path: Path, few: tuple[Arrays, Arrays]) -> None:
     rng, refused = np.random.default_rng(4), 0
     for path in files(tmp_path, few):
         whole = path.read_bytes()
@@ -717,7 +717,7 @@ def test_bytes_that_changed_are_refused_or_read_but_never_a_crash(tmp_path: Path
     assert refused > 100
 
 
-def test_a_compressed_archive_is_refused(tmp_path: Path, few: tuple[Arrays, Arrays]) -> None:
+def test_a_compressed_or_big_endian_archive_is_refused(tmp_path: Path, few: tuple[Arrays, Arrays]) -> None:
     path = saved(tmp_path / "alexnet.pth", state_dict(few))
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
@@ -732,7 +732,7 @@ def test_a_compressed_archive_is_refused(tmp_path: Path, few: tuple[Arrays, Arra
     assert "big-endian" in refusal(path)
 
 
-def test_another_shape_is_refused_by_its_layer(tmp_path: Path, few: tuple[Arrays, Arrays]) -> None:
+def test_a_layer_of_another_shape_is_refused_by_its_name(tmp_path: Path, few: tuple[Arrays, Arrays]) -> None:
     kernels = {layer: np.broadcast_to(np.float32(0), shape) for layer, shape in CAFFE.items()}
     biases = {layer: np.broadcast_to(np.float32(0), shape[:1]) for layer, shape in CAFFE.items()}
     whole = replace(read(caffemodel(tmp_path / "few.caffemodel", few)), kernels=kernels, biases=biases)
@@ -751,13 +751,13 @@ def test_another_shape_is_refused_by_its_layer(tmp_path: Path, few: tuple[Arrays
     assert "conv3's bias is 256 and the preset caffe needs 384:" in refused("conv3", "biases", (256,))
     assert "fc8's kernel is a single number and the preset caffe needs 1000x4096:" in refused("fc8", "kernels", ())
     assert "conv1's kernel consists of int8" in refused("conv1", "kernels", CAFFE["conv1"], "int8")
-    # The size of the picture decides what fc6 reads.
+    # fc6's inputs depend on the size of the image.
     wider = replace(whole, config=replace(whole.config, model=replace(model_of(whole), image_size=259)))
     with pytest.raises(BadInput, match="fc6's kernel is 4096x9216 and the preset caffe needs 4096x12544:"):
         found.to_params(wider)
 
 
-def test_other_files_and_none_are_refused(tmp_path: Path) -> None:
+def test_unknown_and_missing_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "alexnet.h5"
     assert refusal(path).endswith("weights files end in .caffemodel, .onnx, .pth, .pt, .safetensors")
     assert "there is no file" in refusal(tmp_path / "alexnet.pth")
@@ -771,7 +771,7 @@ def test_other_files_and_none_are_refused(tmp_path: Path) -> None:
         ("safetensors", ".safetensors", "a .safetensors"),
     ],
 )
-def test_what_only_conversion_needs_is_asked_for(
+def test_without_the_extra_convert_the_message_asks_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, suffix: str, kind: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)

@@ -21,6 +21,8 @@ from contestants.turns import last_words
 OURS_COLD, OURS_WARM, TORCH = "alexnet_jax, empty cache", "alexnet_jax, filled cache", "PyTorch, eager"
 COUNTERPART = Path(__file__).parent / "pytorch.py"
 
+TRAIN_FASHION = [sys.executable, "-m", "alexnet_jax.train", "fashion"]
+
 NOT_REACHED = "it exited before that"
 
 Outcome = float | str
@@ -91,13 +93,12 @@ def runs_of_fashion(
     Ours runs with an empty compilation cache, then with the cache that this run filled. PyTorch's runs on what
     `write_pictures` wrote to `inputs`.
     """
-    train = [sys.executable, "-m", "alexnet_jax.train", "fashion", "--seed", str(seed), "--log-every", "1"]
     found: dict[str, Outcome] = {}
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         for kind in OURS_COLD, OURS_WARM:
             run = directory / kind.split()[1]
-            command = [*train, "--workdir", str(run)]
+            command = [*TRAIN_FASHION, "--seed", str(seed), "--log-every", "1", "--workdir", str(run)]
             found[kind] = seconds_until(command, run / "metrics.jsonl", said, directory / "cache")
             tick()
         if torch_python:

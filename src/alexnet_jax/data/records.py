@@ -11,6 +11,7 @@ DIR/unfinished/                         only until the directory is complete (wr
 import hashlib
 import io
 import json
+import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,8 +37,10 @@ Encoding = Literal["jpeg", "png", "raw"]
 
 _AGAIN = "remove the directory and prepare it again"
 
-# A set that is no larger than this when decoded is decoded once and kept.
+# A split that is no larger than this when decoded is decoded once and kept.
 _KEPT_BYTES = 1 << 30
+# Images no larger than this decode faster in one thread.
+_SMALL_BYTES = 1 << 14
 
 
 class Records:
@@ -48,6 +51,7 @@ class Records:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._kept: dict[str, dict[str, np.ndarray]] = {}
         if not directory.is_dir():
             raise BadInput(f"there is no data directory {directory}; make one with python -m alexnet_jax.prepare")
         if not (directory / "meta.json").exists() and (directory / UNFINISHED).is_dir():
@@ -109,16 +113,16 @@ class Records:
     def gather(self, split: str, indices: np.ndarray) -> dict[str, np.ndarray]:
         """{"image": uint8 [B, H, W, C], "label": int32 [B]} of the records with these indices."""
         if self.examples(split) * np.prod(self.image_shape) <= _KEPT_BYTES:
-            kept = self._kept[split]
-            return {name: array[indices] for name, array in kept.items()}
+            if split not in self._kept:
+                self._kept[split] = self._read_whole(split)
+            return {name: array[indices] for name, array in self._kept[split].items()}
         return self._read(split, indices)
 
-    @cached_property
-    def _kept(self) -> dict[str, dict[str, np.ndarray]]:
+    def _read_whole(self, split: str) -> dict[str, np.ndarray]:
         for name, file in self.meta["files"].items():  # checking a set this small takes no time
             if sha256(self.directory / name) != file["sha256"]:
                 raise BadInput(f"{self.directory / name} is damaged, its checksum is wrong; {_AGAIN}")
-        return {split: self._read(split, np.arange(self.examples(split))) for split in self.meta["splits"]}
+        return self._read(split, np.arange(self.examples(split)))
 
     @cached_property
     def _sources(self) -> dict[str, ArrayRecordDataSource]:
@@ -146,7 +150,9 @@ class Records:
                 ) from error
             return example["label"]
 
-        labels = list(self._threads.map(place, indices.tolist(), images))
+        # With small images the threads mostly wait for Python's lock.
+        each = self._threads.map if math.prod(self.image_shape) > _SMALL_BYTES else map
+        labels = list(each(place, indices.tolist(), images))
         return {"image": images, "label": np.array(labels, np.int32)}
 
 

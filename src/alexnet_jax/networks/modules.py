@@ -45,7 +45,7 @@ class Convolution(nn.Module):
     def __call__(self, x_BHWC: Array) -> Array:
         layer, width = self.layer, self.share(self.layer.kernels)
         shape = (layer.size, layer.size, x_BHWC.shape[-1] // self.blind, width)
-        kernel = self.param("kernel", nn.initializers.normal(layer.std), shape, jnp.float32)
+        kernel = self.param("kernel", kernels(layer), shape, jnp.float32)
         bias = self.param("bias", biases(layer), (width,), jnp.float32)
         convolve = partial(layers.convolve, stride=layer.stride, padding=layer.padding)
         return add_bias(layers.in_columns(convolve, self.blind, x_BHWC, kernel), bias.reshape(1, 1, 1, -1))
@@ -61,7 +61,7 @@ class Local(nn.Module):
         layer, (H, W, C) = self.layer, x_BHWC.shape[1:]
         h, w = ((side + sum(layer.padding) - layer.size) // layer.stride + 1 for side in (H, W))
         shape = (h, w, C * layer.size**2, layer.kernels)
-        kernel = self.param("kernel", nn.initializers.normal(layer.std), shape, jnp.float32)
+        kernel = self.param("kernel", kernels(layer), shape, jnp.float32)
         bias = self.param("bias", biases(layer), (h, w, layer.kernels), jnp.float32)
         x_BHWC = layers.convolve_locally(x_BHWC, kernel, layer.size, layer.stride, layer.padding)
         return add_bias(x_BHWC, bias[None])
@@ -77,7 +77,7 @@ class FullyConnected(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         width, seen = self.share(self.layer.units), math.prod(x.shape[1:]) // self.blind
-        kernel = self.param("kernel", nn.initializers.normal(self.layer.std), (seen, width), jnp.float32)
+        kernel = self.param("kernel", kernels(self.layer), (seen, width), jnp.float32)
         bias = self.param("bias", biases(self.layer), (width,), jnp.float32)
 
         def read(x: Array, kernel: Array) -> Array:
@@ -98,7 +98,7 @@ class Logits(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         shape = (math.prod(x.shape[1:]), self.layer.units)
-        kernel = self.param("kernel", nn.initializers.normal(self.layer.std), shape, jnp.float32)
+        kernel = self.param("kernel", kernels(self.layer), shape, jnp.float32)
         bias = self.param("bias", biases(self.layer), (self.layer.units,), jnp.float32)
         # With bfloat16 inputs the sums are float32, including the sum over the columns.
         wide = jnp.promote_types(x.dtype, jnp.float32)
@@ -111,9 +111,26 @@ def add_bias(x: Array, bias: Array) -> Array:
     return (x + bias).astype(x.dtype)
 
 
+def kernels(layer: Conv | Dense) -> nn.initializers.Initializer:
+    """N(0, std^2)."""
+
+    def draw(key: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+        # Drawn as a matrix: XLA compiles the same numbers up to ten times as long in a shape with many short axes.
+        matrix = (math.prod(shape[:-1]), shape[-1])
+        return nn.initializers.normal(layer.std)(key, matrix, dtype).reshape(shape)
+
+    return draw
+
+
 def biases(layer: Conv | Dense) -> nn.initializers.Initializer:
     """N(bias, bias_std^2)."""
-    return lambda key, shape, dtype: layer.bias + layer.bias_std * jax.random.normal(key, shape, dtype)
+
+    def draw(key: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+        if layer.bias_std == 0:
+            return jnp.full(shape, layer.bias, dtype)
+        return layer.bias + layer.bias_std * jax.random.normal(key, shape, dtype)
+
+    return draw
 
 
 def follow(
