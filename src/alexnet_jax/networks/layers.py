@@ -15,7 +15,6 @@ from jax import Array, lax
 
 from alexnet_jax.config import Pool, ResponseNorm, pooled
 
-
 PARTS = 128
 """the most parts that a batch is cut into for a kernel gradient on a CPU: each part takes time to compile"""
 
