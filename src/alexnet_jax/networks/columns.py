@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from alexnet_jax.config import BadInput, CifarConfig, Model, ModelConfig, TutorialConfig
@@ -78,7 +78,7 @@ def suitable_mesh(columns: int, layout: Layout = "columns") -> Mesh:
     return make_mesh(devices if columns == 1 and not on_cpus else 1, 1)
 
 
-def place(model: Model, mesh: Mesh | None, layout: Layout = "columns") -> Place:
+def place(model: Model, mesh: Mesh | AbstractMesh | None, layout: Layout = "columns") -> Place:
     """What one device holds of a network. Raises BadInput if its columns or units do not divide evenly."""
     if layout not in get_args(Layout):
         raise BadInput(f"layout is {layout!r}; give one of {', '.join(get_args(Layout))}")
@@ -110,7 +110,7 @@ def place(model: Model, mesh: Mesh | None, layout: Layout = "columns") -> Place:
     return Place(here, COLUMN, DATA, data)
 
 
-def units_axes(mesh: Mesh, layout: Layout) -> str | tuple[str, str]:
+def units_axes(mesh: Mesh | AbstractMesh, layout: Layout) -> str | tuple[str, str]:
     """The mesh axes that cut the units of the fully connected layers: column by column, then part by part."""
     return (COLUMN, DATA) if layout == "hybrid" and mesh.shape[DATA] > 1 else COLUMN
 

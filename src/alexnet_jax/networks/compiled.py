@@ -1,0 +1,140 @@
+"""The collectives of a compiled program, read from its text (HLO), and whether they are those of the plan."""
+
+import math
+import re
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
+
+from alexnet_jax.networks.traffic import Collective, Direction
+
+_COLLECTIVE = re.compile(
+    r"= (?P<result>\(.*?\)|\S+) "
+    r"(?P<kind>all-gather|reduce-scatter|all-reduce|collective-permute|all-to-all|ragged-all-to-all|collective-broadcast)"
+    r"(?P<start>-start)?\("
+)
+_COMPUTATION = re.compile(r"(?P<entry>ENTRY )?%?(?P<name>[\w.-]+) \(.*\) -> .* \{$")
+_CALLED = re.compile(r"\b(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.-]+)")
+_BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_ARRAY = re.compile(r"\b([a-z]+\d*)(?:e\d\w*)?\[([\d,]*)\]")
+
+
+def read(text: str, layers: Collection[str]) -> list[Collective]:
+    """The collectives that the program executes, between at least two devices.
+
+    A merged collective is taken apart, an asynchronous one is followed into the computation that it calls, and one in a
+    loop counts as often as the loop runs. `layers`: the names to look for. Where the compiler has merged several, the
+    layer's name is lost and empty.
+    """
+    bodies: dict[str, list[str]] = {}
+    entry = name = ""
+    for line in text.splitlines():
+        if match := _COMPUTATION.match(line):
+            name = match["name"]
+            bodies[name] = []
+            entry = name if match["entry"] else entry
+        elif name:
+            bodies[name].append(line)
+
+    known: dict[str, list[Collective]] = {}
+
+    def executed(name: str) -> list[Collective]:
+        if name not in known:
+            known[name] = []
+            for line in bodies.get(name, ()):
+                called = _CALLED.findall(line)
+                for branches in _BRANCHES.findall(line):
+                    called += re.findall(r"[\w.-]+", branches)
+                loop = _TRIPS.search(line)
+                trips = int(loop[1]) if loop else 1
+                inside = [one for other in called for one in executed(other)]
+                known[name] += [*_collectives(line, layers), *inside * trips]
+        return known[name]
+
+    return executed(entry)
+
+
+def _collectives(line: str, layers: Collection[str]) -> Iterator[Collective]:
+    """The arrays of one line of the program, if it is a collective."""
+    match = _COLLECTIVE.search(line)
+    if not match or (devices := _group(line)) == 1:
+        return
+    kind, arrays = match["kind"], _ARRAY.findall(match["result"])
+    if match["start"] and kind != "all-reduce":  # (operands, results, perhaps a context)
+        arrays = [array for array in arrays if array != ("u32", "")]
+        arrays = arrays[len(arrays) // 2 :]
+    name = re.search(r'op_name="([^"]*)"', line)
+    path = name[1] if name else ""
+    named = [part for part in re.split(r"[/:()]", path) if part in layers]
+    layer = named[-1] if named and len(arrays) == 1 else ""
+    direction: Direction = "backward" if "transpose(" in path else "forward"
+    for dtype, dims in arrays:
+        shape = tuple(int(size) for size in dims.split(",") if size)
+        if kind == "all-gather":  # the result holds every device's part
+            shape = (math.prod(shape) // devices,)
+        yield Collective(layer, kind, direction, shape, devices, _bytes(dtype))  # type: ignore[arg-type]
+
+
+def _bytes(dtype: str) -> int:
+    bits = re.search(r"\d+", dtype)
+    return max(1, int(bits[0]) // 8) if bits else 1  # pred
+
+
+def _group(line: str) -> int:
+    """The number of devices in a group: `{{0,1},{2,3}}`, `[2,2]<=[4]` or `mesh['data'=2,'column'=2] {'column'}`."""
+    if match := re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", line):
+        return max(1, len(set(re.findall(r"\d+", match[1]))))
+    if match := re.search(r"replica_groups=\{\{([\d,]*)\}", line):
+        return len(match[1].split(","))
+    if match := re.search(r"replica_groups=\[\d+,(\d+)\]<=", line):
+        return int(match[1])
+    if match := re.search(r"replica_groups=mesh\[(.*?)\](?:, device_ids=\(.*?\))? \{(.*?)\}", line):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
+        axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", match[2])
+        return math.prod(int(part or sizes[axis]) for axis, part in axes)
+    raise ValueError(f"no groups of devices in: {line.strip()[:200]}")
+
+
+class Pair(NamedTuple):
+    """One array of the plan and of the program; None where only the other has it."""
+
+    planned: Collective | None
+    found: Collective | None
+
+    @property
+    def one(self) -> Collective:
+        """The one that is there."""
+        one = self.planned or self.found
+        assert one is not None
+        return one
+
+    @property
+    def differ(self) -> bool:
+        return self.planned is None or self.found is None
+
+
+def compare(planned: list[Collective], found: list[Collective]) -> list[Pair]:
+    """Pairs what was planned with what was found: the same kind, number of elements, devices and bytes an element.
+
+    A layer's name and the direction are compared, too, where the program still has the name. In the plan's order; what
+    only the program has comes last. XLA for CPUs sends bfloat16 as float32, which does not count as a difference.
+    """
+    pairs: list[Pair | None] = [None] * len(planned)
+    unexpected = []
+    for one in sorted(found, key=lambda one: not one.layer):  # those with a name choose first
+        fits = (at for at, plan in enumerate(planned) if pairs[at] is None and _same(plan, one))
+        at = next(fits, None)
+        if at is None:
+            unexpected.append(Pair(None, one))
+        else:
+            pairs[at] = Pair(planned[at], one)
+    return [pair or Pair(planned[at], None) for at, pair in enumerate(pairs)] + unexpected
+
+
+def _same(planned: Collective, found: Collective) -> bool:
+    # A collective-permute names all devices of the mesh and not only those of one group.
+    devices = planned.devices if found.kind == "collective-permute" else found.devices
+    return (
+        (planned.kind, math.prod(planned.shape), planned.devices) == (found.kind, math.prod(found.shape), devices)
+        and found.item in (planned.item, 4)
+    ) and (not found.layer or (planned.layer, planned.direction) == (found.layer, found.direction))
