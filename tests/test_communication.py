@@ -14,7 +14,7 @@ from jax import lax
 
 from alexnet_jax import communication
 from alexnet_jax.config import PRESETS, BadInput, Config, preset
-from alexnet_jax.networks import columns, compiled, links, traffic
+from alexnet_jax.networks import columns, compiled, functional, links, traffic
 from alexnet_jax.networks.traffic import Collective, Devices
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
@@ -34,7 +34,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], Devices]] = {
 
 
 def found_in(config: Config, devices: Devices, batch: int) -> list[Collective]:
-    layers = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
+    layers = functional.activation_shapes(config.model)
     return compiled.read(communication.compiled_step(config, devices, batch), layers)
 
 

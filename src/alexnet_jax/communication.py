@@ -127,7 +127,7 @@ def answers(config: Config, devices: traffic.Devices, batch: int, link: links.Li
             f"On {devices.number} devices the columns take less time on this link than data parallelism "
             + (f"up to a batch of {until:,}." if until else "with no batch.")
         )
-    each = batch // devices.data
+    each = batch // devices.number
     times = links.scaling(config, each, link.seconds)
     if "hybrid" in times:
         better = [number for number, seconds in times["hybrid"].items() if seconds < times["data"][number]]
@@ -181,7 +181,7 @@ def communication() -> None:
     jax.config.update("jax_platforms", "cpu")  # as many devices as the mesh asks for, on any machine
     command_line.make_cpu_devices(f"{devices.data},{devices.columns}")
     planned = traffic.plan(config, devices, batch)
-    layers = [row.layer for row in functional.describe(config.model)]
+    layers = functional.activation_shapes(config.model)
     pairs = compiled.compare(planned, compiled.read(compiled_step(config, devices, batch), layers))
     sent = [pair.found for pair in pairs if pair.found]
     named = [pair.one for pair in pairs if not pair.differ]
@@ -190,7 +190,7 @@ def communication() -> None:
     found = links.alternatives(config, devices.number, batch)
     arithmetic = links.arithmetic_seconds(config, batch, devices.number, options.flops)
     if options.plot:
-        plot(options.plot, config, batch // devices.data, options.link, link, options.flops)
+        plot(options.plot, config, batch // devices.number, options.link, link, options.flops)
     if options.json:
         others = [
             {

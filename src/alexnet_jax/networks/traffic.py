@@ -136,10 +136,11 @@ def _activations(config: Config, devices: Devices, batch: int) -> Iterator[Colle
         if layer in model.meet:
             yield from both_ways(layer, (rows, *of_device(before[layer], devices.columns)), devices.columns)
         if model.norm and model.lrn_across_columns and "norm" in getattr(model, layer).__dict__.get("then", ()):
+            norm = layer.replace("conv", "norm")
             for maps in model.lrn.reach:  # from the neighbours on both sides
-                shape = (rows, *acts[f"norm{layer[-1]}"][:-1], maps)
+                shape = (rows, *acts[norm][:-1], maps)
                 for direction in ("forward", "backward"):
-                    yield Collective(layer, "collective-permute", direction, shape, devices.columns, item)
+                    yield Collective(norm, "collective-permute", direction, shape, devices.columns, item)
     logits = (batch // devices.data, model.classes)  # always float32
     if devices.hybrid:
         yield Collective("fc8", "reduce-scatter", "forward", logits, devices.data)
