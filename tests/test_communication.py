@@ -35,7 +35,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], Devices]] = {
 
 def found_in(config: Config, devices: Devices, batch: int) -> list[Collective]:
     layers = functional.activation_shapes(config.model)
-    return compiled.read(communication.compiled_step(config, devices, batch), layers)
+    return compiled.read(communication.compiled_step(config, devices, batch).as_text(), layers)
 
 
 @pytest.mark.parametrize(("fields", "devices"), CONFIGS.values(), ids=CONFIGS.keys())

@@ -1,6 +1,9 @@
 """python -m alexnet_jax.communication [CONFIG]: what a training step sends between devices, and what it would cost."""
 
+import importlib.util
 import json
+import math
+import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from jax.sharding import NamedSharding
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from rich.console import Console
 from rich.table import Table
@@ -20,7 +24,7 @@ from alexnet_jax import command_line
 from alexnet_jax.config import BadInput, Config
 from alexnet_jax.data.augment import Statistics
 from alexnet_jax.data.views import augmentation
-from alexnet_jax.networks import columns, compiled, functional, links, traffic
+from alexnet_jax.networks import columns, compiled, drawing, functional, links, traffic
 from alexnet_jax.training.fit import layout_of
 from alexnet_jax.training.optimiser import rates
 from alexnet_jax.training.progress import Progress
@@ -49,13 +53,17 @@ class Options:
     """operations a second of one device; by default a GTX 580's peak"""
     plot: Path | None = None
     """draw the time of each layout for up to 1,024 devices into this file, .svg or .png"""
+    topology: str | None = None
+    """compile for these TPU chips, such as v5e:16x16, which need not be here (install alexnet_jax[topology])"""
+    figure: Path | None = None
+    """draw the network on its devices into this file, .svg or .png"""
     json: bool = False
     """print one JSON object"""
 
 
-def compiled_step(config: Config, devices: traffic.Devices, batch: int) -> str:
-    """The text of the compiled training step, for as many devices as there are in this process."""
-    model, mesh = config.model, columns.make_mesh(devices.data, devices.columns)
+def compiled_step(config: Config, devices: traffic.Devices, batch: int, mesh: Mesh | None = None) -> Any:
+    """The compiled training step, for this process's devices or for a mesh of others, which need not exist."""
+    model, mesh = config.model, mesh or columns.make_mesh(devices.data, devices.columns)
     forward = functional.forward(model, mesh, config.precision, layout=devices.layout)
     # The images' own size changes nothing that is sent, so they are as large as the crops.
     image_shape = (model.image_size, model.image_size, model.channels)
@@ -68,8 +76,33 @@ def compiled_step(config: Config, devices: traffic.Devices, batch: int) -> str:
     rows = NamedSharding(mesh, P(columns.DATA))
     images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.uint8, sharding=rows)
     labels = jax.ShapeDtypeStruct((batch,), jnp.int32, sharding=rows)
+    key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype, sharding=NamedSharding(mesh, P()))
     rate = rates(config.optim, 0.0, Progress())
-    return step.lower(state, images, labels, jax.random.key(0), rate, 1.0).compile().as_text()  # type: ignore[attr-defined]
+    return step.lower(state, images, labels, key, rate, 1.0).compile()  # type: ignore[attr-defined]
+
+
+def topology_mesh(name: str, devices: traffic.Devices) -> Mesh:
+    """A mesh of the chips of a TPU topology such as v5e:16x16. Raises BadInput."""
+    if not importlib.util.find_spec("libtpu"):
+        raise BadInput("--topology needs libtpu; install alexnet_jax[topology]")
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # which would ask the cloud which chips are here
+    try:
+        chips = topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+    except Exception as error:  # libtpu raises several kinds
+        raise BadInput(f"libtpu has no topology {name}: {str(error).splitlines()[0][:200]}") from error
+    if len(chips) != devices.number:
+        raise BadInput(
+            f"{name} has {len(chips)} chips, and {devices.options} uses {devices.number}; give another --mesh"
+        )
+    return Mesh(np.array(chips).reshape(devices.data, devices.columns), (columns.DATA, columns.COLUMN))
+
+
+def chips_of(topology: str) -> int:
+    """The number of chips in the name of a topology. Raises BadInput."""
+    sizes = topology.partition(":")[2].split("x")
+    if not all(size.isdigit() and int(size) for size in sizes):
+        raise BadInput(f"--topology {topology} is not a kind of TPU and its chips, as in --topology v5e:16x16")
+    return math.prod(map(int, sizes))
 
 
 def as_json(one: traffic.Collective) -> dict[str, Any]:
@@ -137,37 +170,12 @@ def answers(config: Config, devices: traffic.Devices, batch: int, link: links.Li
         )
 
 
-def plot(path: Path, config: Config, each: int, name: str, link: links.Link, flops: float) -> None:
-    """Time on the link over the number of devices, beside the time of the arithmetic."""
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise BadInput("--plot needs Matplotlib; install alexnet_jax[plots]") from None
-    ink = "#808080"  # readable on dark pages and on light ones
-    style = {"text.color": ink, "axes.edgecolor": ink, "axes.labelcolor": ink, "xtick.color": ink, "ytick.color": ink}
-    with mpl.rc_context(style):
-        figure = Figure(figsize=(7, 4))
-        axes = figure.subplots()
-        for (layout, times), marker in zip(links.scaling(config, each, link.seconds).items(), "osD^v", strict=False):
-            axes.plot(list(times), [1e3 * seconds for seconds in times.values()], marker=marker, label=layout)
-        arithmetic = 1e3 * links.arithmetic_seconds(config, each, 1, flops)
-        axes.axhline(arithmetic, color=ink, linestyle="--", label="arithmetic")
-        axes.set(xlabel=f"devices, {each} images on each", ylabel="ms a step on the link", yscale="log")
-        axes.set_xscale("log", base=2)
-        ticks = [2**power for power in range(1, 11)]
-        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-        axes.set_title(f"{config.preset}, {name}: {link.gigabytes_per_second:g} GB/s, {link.microseconds:g} us")
-        axes.grid(color=ink, alpha=0.25)
-        axes.legend(frameon=False)
-        figure.savefig(path, bbox_inches="tight", transparent=True, dpi=150)
-
-
 def devices_of(options: Options, config: Config) -> traffic.Devices:
     """The mesh and layout that the options ask for. Raises BadInput."""
     if options.mesh == "auto":
         count = config.model.columns if options.layout == "columns" else 1
-        return traffic.Devices(*((1, count) if count > 1 else (2, 1)), options.layout)
+        chips = chips_of(options.topology) if options.topology else max(2, count)
+        return traffic.Devices(max(1, chips // count), count, options.layout)
     return traffic.Devices(*command_line.sizes_of(options.mesh), options.layout)
 
 
@@ -179,10 +187,12 @@ def communication() -> None:
     if batch < 1 or options.flops <= 0:
         raise BadInput("--batch is at least 1 and --flops more than 0")
     jax.config.update("jax_platforms", "cpu")  # as many devices as the mesh asks for, on any machine
-    command_line.make_cpu_devices(f"{devices.data},{devices.columns}")
+    command_line.make_cpu_devices("1,1" if options.topology else f"{devices.data},{devices.columns}")
     planned = traffic.plan(config, devices, batch)
-    layers = functional.activation_shapes(config.model)
-    pairs = compiled.compare(planned, compiled.read(compiled_step(config, devices, batch), layers))
+    mesh = topology_mesh(options.topology, devices) if options.topology else None
+    step = compiled_step(config, devices, batch, mesh)
+    program = step.as_text()
+    pairs = compiled.compare(planned, compiled.read(program, functional.activation_shapes(config.model)))
     sent = [pair.found for pair in pairs if pair.found]
     named = [pair.one for pair in pairs if not pair.differ]
     differ = [pair for pair in pairs if pair.differ]
@@ -190,7 +200,9 @@ def communication() -> None:
     found = links.alternatives(config, devices.number, batch)
     arithmetic = links.arithmetic_seconds(config, batch, devices.number, options.flops)
     if options.plot:
-        plot(options.plot, config, batch // devices.number, options.link, link, options.flops)
+        drawing.draw_times(options.plot, config, batch // devices.number, options.link, link, options.flops)
+    if options.figure:
+        drawing.draw_network(options.figure, config, devices, batch)
     if options.json:
         others = [
             {
@@ -222,7 +234,10 @@ def communication() -> None:
     else:
         console = Console(highlight=False, soft_wrap=True)
         console.width = max(console.width, 120)
-        console.print(f"{config.preset}, {devices.options}, batch {batch}, a training step compiled by XLA for CPUs:\n")
+        console.print(
+            f"{config.preset}, {devices.options}, batch {batch}, a training step compiled by XLA for "
+            f"{options.topology or 'CPUs'}:\n"
+        )
         console.print(table(pairs))
         if any(pair.planned and pair.found and pair.planned.bytes != pair.found.bytes for pair in pairs):
             console.print("\nXLA for CPUs sends bfloat16 as float32. An accelerator sends the bytes by arithmetic.")
@@ -230,6 +245,13 @@ def communication() -> None:
             f"\n{sum(one.bytes for one in sent):,} bytes leave each device in a step. For one image all devices "
             f"together send {per_image:,.0f} bytes of activations and their gradients.\n"
         )
+        if options.topology:
+            memory, kinds = step.memory_analysis(), compiled.forms(program)
+            console.print(
+                f"Memory of a chip: {memory.argument_size_in_bytes / 1e9:.2f} GB of arguments, "
+                f"{memory.temp_size_in_bytes / 1e9:.2f} GB of temporaries.\n"
+                f"Collectives in the program: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}.\n"
+            )
         console.print(alternatives_table(found, link, arithmetic))
         rate = f"{link.gigabytes_per_second:g} GB/s, {link.microseconds:g} us a message"
         console.print(f"\nLink: {rate}. Arithmetic: {options.flops:.3g} operations a second and device.")

@@ -75,6 +75,17 @@ def _collectives(line: str, layers: Collection[str]) -> Iterator[Collective]:
         yield Collective(layer, kind, direction, shape, devices, _bytes(dtype))  # type: ignore[arg-type]
 
 
+def forms(text: str) -> dict[str, int]:
+    """{kind: number} of the collective instructions in the program, merged ones as one, asynchronous ones apart."""
+    found: dict[str, int] = {}
+    for line in text.splitlines():
+        match = _COLLECTIVE.search(line)
+        if match and _group(line) > 1:
+            kind = f"asynchronous {match['kind']}" if match["start"] else match["kind"]
+            found[kind] = found.get(kind, 0) + 1
+    return found
+
+
 def _bytes(dtype: str) -> int:
     bits = re.search(r"\d+", dtype)
     return max(1, int(bits[0]) // 8) if bits else 1  # pred
