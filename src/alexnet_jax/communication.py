@@ -6,7 +6,7 @@ import math
 import os
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -85,7 +85,9 @@ def topology_mesh(name: str, devices: traffic.Devices) -> Mesh:
     """A mesh of the chips of a TPU topology such as v5e:16x16. Raises BadInput."""
     if not importlib.util.find_spec("libtpu"):
         raise BadInput("--topology needs libtpu; install alexnet_jax[topology]")
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # which would ask the cloud which chips are here
+    # Otherwise libtpu asks the cloud which chips are here, and complains that there are none.
+    for variable, value in {"SKIP_MDS_QUERY": "1", "WORKER_HOSTNAMES": "localhost", "ACCELERATOR_TYPE": name}.items():
+        os.environ.setdefault(f"TPU_{variable}", value)
     try:
         chips = topologies.get_topology_desc(platform="tpu", topology_name=name).devices
     except Exception as error:  # libtpu raises several kinds
@@ -189,12 +191,17 @@ def communication() -> None:
     jax.config.update("jax_platforms", "cpu")  # as many devices as the mesh asks for, on any machine
     command_line.make_cpu_devices("1,1" if options.topology else f"{devices.data},{devices.columns}")
     planned = traffic.plan(config, devices, batch)
-    mesh = topology_mesh(options.topology, devices) if options.topology else None
+    mesh = None
+    if options.topology:
+        mesh = topology_mesh(options.topology, devices)
+        jax.config.update("jax_enable_compilation_cache", False)  # it cannot be read without the chips
     step = compiled_step(config, devices, batch, mesh)
     program = step.as_text()
-    pairs = compiled.compare(planned, compiled.read(program, functional.activation_shapes(config.model)))
+    # XLA for CPUs sends bfloat16 as float32, and XLA for TPUs sends as bfloat16 what is multiplied as such.
+    types = config.precision == "float32" and not options.topology
+    pairs = compiled.compare(planned, compiled.read(program, functional.activation_shapes(config.model)), types)
     sent = [pair.found for pair in pairs if pair.found]
-    named = [pair.one for pair in pairs if not pair.differ]
+    named = [replace(pair.planned, item=pair.found.item) for pair in pairs if pair.planned and pair.found]
     differ = [pair for pair in pairs if pair.differ]
     per_image = traffic.bytes_per_image(named, devices, batch)
     found = links.alternatives(config, devices.number, batch)
@@ -240,7 +247,7 @@ def communication() -> None:
         )
         console.print(table(pairs))
         if any(pair.planned and pair.found and pair.planned.bytes != pair.found.bytes for pair in pairs):
-            console.print("\nXLA for CPUs sends bfloat16 as float32. An accelerator sends the bytes by arithmetic.")
+            console.print("\nWhere the bytes differ, XLA sends another type: for CPUs float32, for TPUs bfloat16.")
         console.print(
             f"\n{sum(one.bytes for one in sent):,} bytes leave each device in a step. For one image all devices "
             f"together send {per_image:,.0f} bytes of activations and their gradients.\n"

@@ -124,28 +124,30 @@ class Pair(NamedTuple):
         return self.planned is None or self.found is None
 
 
-def compare(planned: list[Collective], found: list[Collective]) -> list[Pair]:
+def compare(planned: list[Collective], found: list[Collective], types: bool = True) -> list[Pair]:
     """Pairs what was planned with what was found: the same kind, number of elements, devices and bytes an element.
 
     A layer's name and the direction are compared, too, where the program still has the name. In the plan's order; what
-    only the program has comes last. XLA for CPUs sends bfloat16 as float32, which does not count as a difference.
+    only the program has comes last. A compiler may add up metrics before it sends them, so none of them is missing.
+    types: whether the bytes of an element must agree.
     """
     pairs: list[Pair | None] = [None] * len(planned)
     unexpected = []
     for one in sorted(found, key=lambda one: not one.layer):  # those with a name choose first
-        fits = (at for at, plan in enumerate(planned) if pairs[at] is None and _same(plan, one))
+        fits = (at for at, plan in enumerate(planned) if pairs[at] is None and _same(plan, one, types))
         at = next(fits, None)
         if at is None:
             unexpected.append(Pair(None, one))
         else:
             pairs[at] = Pair(planned[at], one)
-    return [pair or Pair(planned[at], None) for at, pair in enumerate(pairs)] + unexpected
+    paired = [pair or Pair(plan, None) for plan, pair in zip(planned, pairs, strict=True)]
+    return [pair for pair in paired if pair.found or pair.one.direction != "metrics"] + unexpected
 
 
-def _same(planned: Collective, found: Collective) -> bool:
+def _same(planned: Collective, found: Collective, types: bool) -> bool:
     # A collective-permute names all devices of the mesh and not only those of one group.
     devices = planned.devices if found.kind == "collective-permute" else found.devices
     return (
         (planned.kind, math.prod(planned.shape), planned.devices) == (found.kind, math.prod(found.shape), devices)
-        and found.item in (planned.item, 4)
+        and (found.item == planned.item or not types)
     ) and (not found.layer or (planned.layer, planned.direction) == (found.layer, found.direction))
