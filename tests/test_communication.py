@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 from conftest import run_command
 from jax import lax
+from PIL import Image
 
 from alexnet_jax import communication
 from alexnet_jax.config import PRESETS, BadInput, Config, preset
-from alexnet_jax.networks import columns, compiled, functional, links, traffic
+from alexnet_jax.networks import columns, compiled, drawing, functional, links, traffic
 from alexnet_jax.networks.traffic import Collective, Devices
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
@@ -201,7 +203,7 @@ def test_asynchronous_merged_and_looped_collectives_are_all_counted() -> None:
         Collective("", "all-reduce", "forward", (3,), 4),
         Collective("", "all-reduce", "forward", (), 4),
         Collective("", "all-reduce", "forward", (2,), 4),
-        Collective("", "collective-permute", "forward", (9,), 4),
+        Collective("", "collective-permute", "forward", (9,), 2),
         *3 * [Collective("", "all-reduce", "forward", (2,), 2)],
     ]
     planned = [scatter, scatter, replace(scatter, layer="conv3", kind="all-gather", direction="forward", shape=(8, 4))]
@@ -265,3 +267,65 @@ def test_alternatives_are_those_that_divide() -> None:
     times = links.scaling(preset("cuda_convnet"), 4, links.LINKS["2012"].seconds, most=8)
     assert times["columns"].keys() == {2}
     assert times["hybrid"].keys() == {2, 4, 8}
+
+
+# ------------------------------------------------------------------------------------------------------ the figures
+
+
+def drawn(tmp_path: Path, config: Config, devices: Devices) -> str:
+    path = tmp_path / "network.svg"
+    drawing.draw_network(path, config, devices, 128)
+    return path.read_text()
+
+
+def test_the_figure_says_what_the_plan_says(tmp_path: Path) -> None:
+    """Matplotlib writes every text as a comment next to its outlines; an arrow is a path of its own."""
+    two = drawn(tmp_path, preset("cuda_convnet"), Devices(1, 2))
+    for said in ("86,528 B", "18,432 B", "8,192 B", "4,000 B", "column 1 on device 1", "13x13x192"):
+        assert said in two
+    assert two == drawn(tmp_path, preset("cuda_convnet"), Devices(1, 2)), "the same drawing is the same file"
+    hybrid = drawn(tmp_path, preset("one_weird_trick"), Devices(2, 1, HYBRID))
+    assert "36,864 B" in hybrid, "its own maps of 6x6x256 to one other device"
+    assert "device 1, images 2/2" in hybrid
+    assert "MB from each device" in hybrid
+    one = drawn(tmp_path, preset("half"), Devices(1, 1))
+    assert "exchange" not in one
+    assert "one device" in one
+    four = replace(preset("fashion"), model=replace(preset("fashion").model, columns=4))
+    assert "column 3 on device 3" in drawn(tmp_path, four, Devices(1, 4))
+
+
+def test_the_background_of_a_drawing_is_transparent_and_its_colours_are_of_middle_brightness(tmp_path: Path) -> None:
+    for name in ("network.png", "times.png"):
+        path = tmp_path / name
+        if name == "network.png":
+            drawing.draw_network(path, preset("cuda_convnet"), Devices(1, 2), 128)
+        else:
+            drawing.draw_times(path, preset("fashion"), 8, "2012", links.LINKS["2012"], 1e12)
+        pixels = np.asarray(Image.open(path).convert("RGBA")).reshape(-1, 4)
+        assert (pixels[:, 3] == 0).mean() > 0.5
+        solid = pixels[pixels[:, 3] == 255][:, :3]
+        brightness = solid @ np.array([0.2126, 0.7152, 0.0722])
+        assert brightness.min() > 60, "black would vanish on a dark page"
+        assert brightness.max() < 200, "white would vanish on a light one"
+
+
+def test_what_cannot_be_drawn_is_said(tiny_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="ends in neither"):
+        drawing.draw_network(tmp_path / "network.jpg", preset("fashion"), Devices(1, 2), 8)
+    with pytest.raises(BadInput, match="draws networks with fc6 and fc7, not cifar"):
+        drawn(tmp_path, preset("cifar"), Devices(2, 1))
+    with pytest.raises(BadInput, match="up to 4 devices, and here are 8"):
+        drawn(tmp_path, preset("fashion"), Devices(4, 2, HYBRID))
+
+
+def test_topologies(tiny_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """libtpu is too large for a test environment; what is said without it, and how many chips a name has."""
+    assert communication.chips_of("v5e:16x16") == 256
+    assert communication.chips_of("v4:2x2x4") == 16
+    for wrong in ("v5e", "v5e:", "v5e:2xtwo"):
+        with pytest.raises(BadInput, match="is not a kind of TPU and its chips"):
+            communication.chips_of(wrong)
+    monkeypatch.setattr(communication.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BadInput, match=r"--topology needs libtpu; install alexnet_jax\[topology\]"):
+        communication.topology_mesh("v5e:2x2", Devices(2, 2))

@@ -94,7 +94,10 @@ def _bytes(dtype: str) -> int:
 def _group(line: str) -> int:
     """The number of devices in a group: `{{0,1},{2,3}}`, `[2,2]<=[4]` or `mesh['data'=2,'column'=2] {'column'}`."""
     if match := re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", line):
-        return max(1, len(set(re.findall(r"\d+", match[1]))))
+        pairs = re.findall(r"(\d+),(\d+)", match[1])
+        members = len({device for pair in pairs for device in pair})
+        chains = members - len(pairs)  # each has one pair less than members; a ring has as many
+        return max(1, members // max(1, chains))
     if match := re.search(r"replica_groups=\{\{([\d,]*)\}", line):
         return len(match[1].split(","))
     if match := re.search(r"replica_groups=\[\d+,(\d+)\]<=", line):
@@ -145,9 +148,8 @@ def compare(planned: list[Collective], found: list[Collective], types: bool = Tr
 
 
 def _same(planned: Collective, found: Collective, types: bool) -> bool:
-    # A collective-permute names all devices of the mesh and not only those of one group.
-    devices = planned.devices if found.kind == "collective-permute" else found.devices
     return (
-        (planned.kind, math.prod(planned.shape), planned.devices) == (found.kind, math.prod(found.shape), devices)
-        and (found.item == planned.item or not types)
-    ) and (not found.layer or (planned.layer, planned.direction) == (found.layer, found.direction))
+        (planned.kind, math.prod(planned.shape), planned.devices) == (found.kind, math.prod(found.shape), found.devices)
+        and (planned.item == found.item or not types)
+        and (not found.layer or (planned.layer, planned.direction) == (found.layer, found.direction))
+    )
