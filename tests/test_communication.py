@@ -56,6 +56,14 @@ def test_the_compiled_step_sends_what_the_plan_says_and_nothing_else(
     assert {one.layer for one in found if one.layer} == activations, "named by the compiled program itself"
 
 
+@pytest.mark.parametrize("rule", ["lars", "lamb", "adam"])
+def test_every_update_rule_sends_numbers_only(tiny: Config, rule: Any) -> None:
+    """No kernel is gathered for its norm; a compiler may add up some of the numbers first."""
+    config, devices = replace(tiny, optim=replace(tiny.optim, rule=rule)), Devices(1, 2)
+    pairs = compiled.compare(traffic.plan(config, devices, 8), found_in(config, devices, 8))
+    assert [pair for pair in pairs if pair.differ] == []
+
+
 def test_bfloat16_is_sent_as_float32_by_a_cpu_and_counted_as_two_bytes_in_the_plan(tiny: Config) -> None:
     config, devices = replace(tiny, precision="bfloat16"), Devices(1, 2)
     planned, found = traffic.plan(config, devices, 8), found_in(config, devices, 8)

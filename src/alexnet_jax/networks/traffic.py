@@ -149,10 +149,13 @@ def _activations(config: Config, devices: Devices, batch: int) -> Iterator[Colle
 
 
 def _gradients(config: Config, devices: Devices) -> Iterator[Collective]:
-    """The sums of gradients over the data axis, and those of loss, error and the norm of the update."""
+    """The sums of gradients over the data axis, and those of loss, error and norms."""
     params, acts = _shapes(config.model)
     cut = specs(params, units_axes(devices.mesh, devices.layout))
-    norms = []
+    norms: list[Collective] = []
+    # Of a parameter and its gradient. Optax computes each twice, the second time with 1 in the place of zeros.
+    trust = {"lars": 2, "lamb": 4}.get(config.optim.rule, 0)
+    summed = ("update_norm", *["trust_ratio"] * trust)
     for layer in (name for name in acts if name in params):
         for name in ("kernel", "bias"):
             whole, axes = params[layer][name].shape, _axes(cut[layer][name])
@@ -160,7 +163,7 @@ def _gradients(config: Config, devices: Devices) -> Iterator[Collective]:
             if DATA not in axes:
                 yield Collective(layer, "all-reduce", "gradients", held, devices.data)
             parts = math.prod(devices.mesh.shape[axis] for axis in axes)
-            norms.append(Collective("update_norm", "all-reduce", "metrics", (), parts))
+            norms += [Collective(norm, "all-reduce", "metrics", (), parts) for norm in summed]
     for metric in ("loss", "top1_error"):
         yield Collective(metric, "all-reduce", "metrics", (), devices.data)
     yield from norms
