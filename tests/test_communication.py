@@ -160,6 +160,17 @@ def test_what_the_report_cannot_do_is_said(tiny_file: Path) -> None:
     )
     assert "a batch of 7 cannot be shared by a data axis of 2" in refused("--mesh", "2,1", "--batch", 7)
     assert "2 column(s) cannot be laid over 4 devices" in refused("--mesh", "1,4")
+    assert "a mesh of 0,2 is empty" in refused("--mesh", "0,2")
+    assert "--batch is at least 1" in refused("--batch", -1)
+    own = tiny_file.parent / "own.py"
+    own.write_text(f"{tiny_file.read_text()}\nfrom dataclasses import replace\n"
+                   "CONFIG = replace(CONFIG, own=(('forward', 'mine'),))\n")  # fmt: skip
+    assert "is a run of a network that is not in this package" in run_command("communication", own).refused
+
+
+def test_on_one_device_nothing_is_sent(tiny_file: Path) -> None:
+    said = json.loads(run_command("communication", tiny_file, "--mesh", "1,1", "--json").out)
+    assert (said["collectives"], said["bytes_per_image"], said["unexpected"]) == ([], 0, [])
 
 
 # ------------------------------------------------------------------------------------------ programs of other compilers

@@ -184,6 +184,8 @@ def devices_of(options: Options, config: Config) -> traffic.Devices:
 def communication() -> None:
     options = command_line.parse(Options)
     config = command_line.named_config(options.config)
+    if "forward" in dict(config.own):
+        raise BadInput(f"{options.config} is a run of a network that is not in this package")
     devices, link = devices_of(options, config), links.link(options.link)
     batch = options.batch or config.optim.batch
     if batch < 1 or options.flops <= 0:

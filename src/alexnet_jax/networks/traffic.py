@@ -87,6 +87,8 @@ def plan(config: Config, devices: Devices, batch: int) -> list[Collective]:
 
     Raises BadInput if the network or the batch cannot be divided among the devices.
     """
+    if min(devices.data, devices.columns) < 1:
+        raise BadInput(f"a mesh of {devices.data},{devices.columns} is empty; both sizes are at least 1")
     place(config.model, devices.mesh, devices.layout)
     if batch % devices.data:
         raise BadInput(f"a batch of {batch} cannot be shared by a data axis of {devices.data}")
