@@ -1,11 +1,12 @@
 """The network on several devices: the same numbers on every layout, and no more communication than in 2012."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +14,21 @@ import numpy as np
 import pytest
 
 import alexnet_jax as alexnet
-from alexnet_jax.config import BadInput, Config
-from alexnet_jax.networks import functional
-from alexnet_jax.networks.columns import suitable_mesh
+from alexnet_jax.config import BadInput, Config, Conv, Dense
+from alexnet_jax.networks import columns, functional
+from alexnet_jax.networks.columns import Layout, suitable_mesh
 
 BATCH = 8
 LABELS = np.arange(BATCH) % 3
-LAYOUTS = [(1, 2), (2, 2), (2, 1)]
+LAYOUTS: list[tuple[int, int, Layout]] = [
+    (1, 2, "columns"),
+    (2, 2, "columns"),
+    (2, 1, "columns"),
+    (4, 1, "columns"),
+    (2, 2, "hybrid"),
+    (2, 1, "hybrid"),
+    (4, 1, "hybrid"),
+]
 KEY = jax.random.key(2)
 # Compiles in a third of the time: XLA makes the same program, and only LLVM does not optimise it.
 quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -52,10 +61,17 @@ class Side(NamedTuple):
     forward: Callable[..., jax.Array]
 
 
-def make_side(config: Config, layout: tuple[int, int] | None, params: Any = None) -> Side:
-    model, mesh = config.model, layout and alexnet.make_mesh(*layout)
-    params, forward = params or alexnet.init(model, jax.random.key(0)), alexnet.forward(model, mesh)
-    return Side(alexnet.shard(params, model, mesh) if mesh else params, quick_jit(loss_and_gradient(forward)), forward)
+def make_side(config: Config, layout: tuple[int, int] | tuple[int, int, Layout] | None, params: Any = None) -> Side:
+    """`layout`: the mesh and, if it is not `columns`, the layout on it; None is one device."""
+    model, params = config.model, params or alexnet.init(config.model, jax.random.key(0))
+    if layout is None:
+        forward = alexnet.forward(model)
+        return Side(params, quick_jit(loss_and_gradient(forward)), forward)
+    *sizes, kind = layout if len(layout) == 3 else (*layout, "columns")
+    mesh = alexnet.make_mesh(*sizes)
+    forward = alexnet.forward(model, mesh, layout=kind)
+    params = alexnet.shard(params, model, mesh, layout=kind)
+    return Side(params, quick_jit(loss_and_gradient(forward)), forward)
 
 
 def test_layouts_agree_to_nine_digits_in_float64_and_the_gradient_is_the_slope_of_the_loss(
@@ -160,6 +176,92 @@ def test_columns_meet_where_the_config_says_and_nowhere_else(
     assert relative(gradient, gradient_there) < 1e-3
 
 
+OTHERS: dict[str, tuple[dict[str, Any], list[tuple[int, int]]]] = {
+    "one column": ({"columns": 1}, [(4, 1)]),
+    "one column that meets nowhere": ({"columns": 1, "meet": ()}, [(2, 1)]),
+    "net 150": ({"meet": ()}, [(4, 1), (2, 2)]),
+    "four columns, fc7 not among the meetings": ({"columns": 4, "meet": ("conv3", "fc6")}, [(2, 1), (2, 2)]),
+    "six convolutions": ({"conv6": Conv(8, 3, padding=(1, 1), std=0.2)}, [(2, 1)]),
+}
+
+
+@pytest.mark.parametrize(("fields", "meshes"), OTHERS.values(), ids=OTHERS.keys())
+def test_hybrid_is_the_network_of_one_device_with_any_columns(
+    tiny: Config, images: np.ndarray, fields: dict[str, Any], meshes: list[tuple[int, int]]
+) -> None:
+    """In float64, with dropout: where a device has units of all its columns, of some, and of a part of one."""
+    config = replace(tiny, model=replace(tiny.model, **fields))
+    with jax.enable_x64(True):
+        wide, params = images.astype(np.float64), to_float64(alexnet.init(config.model, jax.random.key(0)))
+        loss, gradient = make_side(config, None, params).both(params, wide, KEY)
+        for sizes in meshes:
+            there = make_side(config, (*sizes, "hybrid"), params)
+            loss_there, gradient_there = there.both(there.params, wide, KEY)
+            assert float(loss) == pytest.approx(float(loss_there), rel=1e-9)
+            assert relative(gradient, gradient_there) < 1e-9
+
+
+def test_hybrid_on_one_copy_of_the_columns_is_columns(tiny: Config) -> None:
+    mesh, params = alexnet.make_mesh(1, 2), alexnet.init(tiny.model, KEY)
+    assert columns.place(tiny.model, mesh, "hybrid") == columns.place(tiny.model, mesh, "columns")
+    assert columns.shardings(params, mesh, "hybrid") == columns.shardings(params, mesh, "columns")
+
+
+def summed_shapes(compiled: str) -> list[tuple[int, ...]]:
+    """The shapes of everything that the program sums over several devices, merged all-reduces taken apart."""
+    found = []
+    for line in compiled.splitlines():
+        if (match := re.search(r"= (.*?) all-reduce(?:-start)?\(", line)) and "replica_groups={{0},{1}" not in line:
+            found += [
+                tuple(map(int, filter(None, dims.split(",")))) for dims in re.findall(r"\w+\[([\d,]*)\]", match[1])
+            ]
+    return found
+
+
+@pytest.mark.parametrize("sizes", [(2, 1), (4, 1), (2, 2)])
+def test_hybrid_sums_no_gradient_of_a_fully_connected_kernel_over_devices(
+    tiny: Config, images: np.ndarray, sizes: tuple[int, int]
+) -> None:
+    """In the compiled program: of all parameters only the convolutions' and fc8's bias (three numbers) are summed."""
+    summed, config = {}, replace(tiny, model=replace(tiny.model, fc7=Dense(24)))  # no two arrays have the same shape
+    for kind in get_args(Layout):
+        there = make_side(config, (*sizes, kind))
+        program = there.both.lower(there.params, images, KEY).compile().as_text()  # type: ignore[attr-defined]
+        summed[kind] = {shape for shape in summed_shapes(program) if len(shape) != 1}
+        held = {layer: there.params[layer]["kernel"].sharding.shard_shape(there.params[layer]["kernel"].shape)
+                for layer in there.params}  # fmt: skip
+        convolutions = {held[layer] for layer in held if layer.startswith("conv")}
+        assert convolutions <= summed[kind]
+        if kind == "columns":
+            assert {held["fc6"], held["fc7"], held["fc8"]} <= summed[kind], "else this test sees nothing"
+        else:
+            assert math.prod(held["fc7"]) == 16 * 24 / math.prod(sizes), "every device holds its share"
+            assert not {held["fc6"], held["fc7"], held["fc8"]} & summed[kind]
+            assert summed[kind] <= convolutions | {(BATCH // sizes[0], 3), ()}, "and the logits, and the loss"
+
+
+def test_hybrid_says_what_it_cannot_cut(tiny: Config) -> None:
+    odd = replace(tiny.model, fc7=replace(tiny.model.fc7, units=18))
+    with pytest.raises(BadInput, match="fc7 has 18 units, which 4 devices cannot share equally; give a --mesh whose"):
+        alexnet.forward(odd, alexnet.make_mesh(4, 1), layout="hybrid")
+    assert alexnet.forward(odd, alexnet.make_mesh(2, 1), layout="hybrid")
+    few = replace(tiny.model, fc6=replace(tiny.model.fc6, units=6))
+    with pytest.raises(BadInput, match="fc6 has 6 units, which 4 devices"):
+        alexnet.shard({}, few, alexnet.make_mesh(2, 2), layout="hybrid")
+    wider: dict[str, Any] = {name: replace(conv, kernels=6) for name, conv in tiny.model.convs.items()}
+    wider |= {"fc6": Dense(12), "fc7": Dense(12)}
+    three = replace(tiny.model, columns=3, meet=(), **wider)
+    with pytest.raises(
+        BadInput, match="3 columns whose fully connected layers do not meet cannot be cut by a data axis of 2"
+    ):
+        alexnet.forward(three, alexnet.make_mesh(2, 1), layout="hybrid")
+    for name in ("tutorial", "cifar"):
+        with pytest.raises(BadInput, match=f"the layout hybrid is for networks with fc6 and fc7, not for {name}"):
+            alexnet.forward(alexnet.preset(name).model, alexnet.make_mesh(2, 1), layout="hybrid")
+    with pytest.raises(BadInput, match="layout is 'rows'; give one of columns, hybrid"):
+        alexnet.features(tiny.model, layout="rows")  # type: ignore[arg-type]
+
+
 def test_four_columns_give_the_same_numbers_on_one_two_and_four_devices(tiny: Config, images: np.ndarray) -> None:
     four = replace(tiny, model=replace(tiny.model, columns=4, meet=("conv2", "fc6")))
     here = make_side(four, None)
@@ -191,12 +293,13 @@ def test_columns_do_not_see_each_other_before_conv3(
         assert not np.array_equal(before["conv3"][..., half], after["conv3"][..., half])
 
 
+@pytest.mark.parametrize("kind", get_args(Layout))
 def test_features_have_all_channels_in_column_order_on_any_layout(
-    tiny: Config, tiny_params: Any, images: np.ndarray
+    tiny: Config, tiny_params: Any, images: np.ndarray, kind: Layout
 ) -> None:
     model, params, mesh = tiny.model, tiny_params, alexnet.make_mesh(2, 2)
     here = alexnet.features(model)(params, images)
-    there = alexnet.features(model, mesh)(alexnet.shard(params, model, mesh), images)
+    there = alexnet.features(model, mesh, layout=kind)(alexnet.shard(params, model, mesh, layout=kind), images)
     assert set(here) == {
         "conv1", "norm1", "pool1", "conv2", "norm2", "pool2", "conv3", "conv4", "conv5", "pool5", "fc6", "fc7", "fc8",
     }  # fmt: skip
@@ -313,6 +416,7 @@ def test_the_default_mesh_suits_the_machine(
     monkeypatch.setattr(jax, "device_count", lambda: devices)
     found = {columns: suitable_mesh(columns).devices.shape for columns in sizes}
     assert found == sizes
+    assert suitable_mesh(2, "hybrid").devices.shape == (devices, 1)
 
 
 def test_the_table_shows_what_each_layer_reads(tiny: Config) -> None:
@@ -355,8 +459,6 @@ def test_lrn_across_columns_exchanges_only_the_border_maps(tiny: Config, tiny_pa
 
 
 def test_the_sixth_convolution_reads_all_columns(tiny: Config, images: np.ndarray) -> None:
-    from alexnet_jax.config import Conv
-
     model, mesh = replace(tiny.model, conv6=Conv(8, 3, padding=(1, 1), std=0.2)), alexnet.make_mesh(1, 2)
     params = alexnet.init(model, jax.random.key(0))
     assert params["conv6"]["kernel"].shape == (3, 3, 8, 8)
@@ -367,12 +469,16 @@ def test_the_sixth_convolution_reads_all_columns(tiny: Config, images: np.ndarra
     assert collectives(compiled) == {"all-gather": 4, "all-reduce": 1}
 
 
-def test_dropout_before_fc6_is_the_same_on_any_layout(tiny: Config, tiny_params: Any, images: np.ndarray) -> None:
+@pytest.mark.parametrize("kind", get_args(Layout))
+def test_dropout_before_fc6_is_the_same_on_any_layout(
+    tiny: Config, tiny_params: Any, images: np.ndarray, kind: Layout
+) -> None:
     """As in torchvision. What fc6 reads are maps; their masks, too, must depend on the image and the column only."""
     model = replace(tiny.model, dropout_before=("fc6", "fc7"), dropout_scale="train")
     key, params, mesh = jax.random.key(3), tiny_params, alexnet.make_mesh(2, 2)
     here = alexnet.forward(model)(params, images, key=key, train=True)
-    there = alexnet.forward(model, mesh)(alexnet.shard(params, model, mesh), images, key=key, train=True)
+    spread = alexnet.shard(params, model, mesh, layout=kind)
+    there = alexnet.forward(model, mesh, layout=kind)(spread, images, key=key, train=True)
     np.testing.assert_allclose(here, there, rtol=1e-4, atol=1e-4)
     late = alexnet.forward(replace(model, dropout_before=("fc7",)))(params, images, key=key, train=True)
     assert not np.allclose(here, late, rtol=1e-2)

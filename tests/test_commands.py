@@ -153,12 +153,27 @@ def test_a_checkpoint_can_be_restored_on_any_layout(whole: tuple[Path, Ended], t
     assert alexnet.load(best)[0] == config
 
 
-@pytest.mark.parametrize("layout", ["1,1", "1,2", "2,2"])
+@pytest.mark.parametrize(
+    ("mesh", "layout"),
+    [
+        ("1,1", "columns"),
+        ("1,2", "columns"),
+        ("2,2", "columns"),
+        ("2,1", "hybrid"),
+        ("4,1", "hybrid"),
+        ("2,2", "hybrid"),
+    ],
+)
 def test_every_layout_trains_alike(
-    whole: tuple[Path, Ended], tiny_file: Path, tiny_data: Path, tmp_path: Path, layout: str
+    whole: tuple[Path, Ended], tiny_file: Path, tiny_data: Path, tmp_path: Path, mesh: str, layout: str
 ) -> None:
-    """Including data, crops, flips and dropout. `whole` ran on two devices."""
-    assert train(tiny_file, tiny_data, tmp_path / "run", "--mesh", layout, "--steps", 8).code == 0
+    """Including data, crops, flips and dropout. `whole` ran on two devices; in mid-epoch the run changes its layout."""
+    moved = ("4,1", "hybrid") if layout == "columns" else ("1,2", "columns")
+    for steps, (sizes, word) in {4: (mesh, layout), 8: moved}.items():
+        options = ("--mesh", sizes, "--layout", word, "--steps", steps)
+        ended = train(tiny_file, tiny_data, tmp_path / "run", *options)
+        assert ended.code == 0, ended.err
+        assert ("(cpu, hybrid)" in ended.out) == (word == "hybrid")
     here, there = metrics(tmp_path / "run"), metrics(whole[0])
     assert [line["step"] for line in here] == [4, 6, 8]
     for a, b in zip(here, there, strict=False):

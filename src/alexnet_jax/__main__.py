@@ -10,6 +10,7 @@ COMMANDS = {
     "evaluate": "measure the top-1 and top-5 error of a run, with one crop or ten",
     "predict": "name the five most likely classes of images",
     "diagnose": "find out from one batch why a loss does not move",
+    "communication": "show what a training step sends between devices, and what other layouts would",
     "convert": "import weights from Caffe, ONNX or PyTorch, or export a network as StableHLO",
     "prepare": "turn folders, archives or datasets of images into a data directory",
 }

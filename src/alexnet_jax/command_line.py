@@ -231,12 +231,10 @@ def given(option: str, default: str) -> str:
     return default
 
 
-def mesh_of(text: str, config: Config) -> Mesh:
-    """The mesh of `--mesh D,C`; for "auto", the one that suits the machine. Raises BadInput."""
-    if text == "auto":
-        return columns.suitable_mesh(config.model.columns)
-    mesh = columns.make_mesh(*sizes_of(text))
-    columns.columns_here(config.model, mesh)
+def mesh_of(text: str, config: Config, layout: columns.Layout) -> Mesh:
+    """The mesh of `--mesh D,C`; for "auto", the one that suits the machine. Raises BadInput if the layout cannot be."""
+    mesh = columns.suitable_mesh(config.model.columns, layout) if text == "auto" else columns.make_mesh(*sizes_of(text))
+    columns.place(config.model, mesh, layout)
     return mesh
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 import tyro
 
 from alexnet_jax import command_line
+from alexnet_jax.networks.columns import Layout
 from alexnet_jax.training import checkpoint, meter
 from alexnet_jax.training.log import errors
 
@@ -29,6 +30,8 @@ class Options:
     """print one JSON object"""
     mesh: str = "auto"
     """devices for images x devices for columns, D,C"""
+    layout: Layout = "columns"
+    """hybrid: the devices for images also share the units of the fully connected layers"""
 
 
 def evaluate() -> None:
@@ -36,8 +39,8 @@ def evaluate() -> None:
     command_line.keep_memory()
     command_line.make_cpu_devices(options.mesh)
     found = checkpoint.find(options.run)
-    mesh = command_line.mesh_of(options.mesh, found.config)
-    figures = meter.evaluate(found.path, options.data, options.crops, mesh)
+    mesh = command_line.mesh_of(options.mesh, found.config, options.layout)
+    figures = meter.evaluate(found.path, options.data, options.crops, mesh, layout=options.layout)
     if options.json:
         print(json.dumps({"checkpoint": str(found.path), "step": found.step, "crops": options.crops} | figures))
     else:

@@ -46,16 +46,24 @@ class Options:
     """print one JSON object per line"""
     mesh: str = "auto"
     """devices for images x devices for columns, D,C"""
+    layout: columns.Layout = "columns"
+    """hybrid: the devices for images also share the units of the fully connected layers"""
 
 
 Classify = Callable[[np.ndarray], np.ndarray]
 
 
 def make_classify(
-    config: Config, params: Any, statistics: augment.Statistics, mesh: Mesh, crops: int, size: int
+    config: Config,
+    params: Any,
+    statistics: augment.Statistics,
+    mesh: Mesh,
+    crops: int,
+    size: int,
+    layout: columns.Layout = "columns",
 ) -> Classify:
     """classify(images uint8 [b <= size, H, W, C]) -> probabilities [b, K], means over the crops. Compiled once."""
-    forward = functional.forward(config.model, mesh, config.precision)
+    forward = functional.forward(config.model, mesh, config.precision, layout=layout)
     probabilities = make_probabilities(forward, test_views(config, statistics, mesh))
 
     def classify(images_bHWC: np.ndarray) -> np.ndarray:
@@ -108,11 +116,12 @@ def predict() -> None:
     found = checkpoint.find(options.model)
     found.check_network()
     paths = pictures.find(options.images)
-    mesh = command_line.mesh_of(options.mesh, found.config)
+    mesh = command_line.mesh_of(options.mesh, found.config, options.layout)
     data = mesh.shape[columns.DATA]
     size = -(-min(_BATCH, len(paths)) // data) * data
     statistics = augment.Statistics(**found.statistics())
-    classify = make_classify(found.config, found.params(mesh), statistics, mesh, options.crops, size)
+    params = found.params(mesh, options.layout)
+    classify = make_classify(found.config, params, statistics, mesh, options.crops, size, options.layout)
     reader = partial(read, config=found.config, shape=tuple(found.data["image_shape"]))
     console = Console(markup=False, emoji=False, highlight=False)  # a path may look like Rich's markup
     unread = 0

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from alexnet_jax import command_line
+from alexnet_jax.networks.columns import Layout
 from alexnet_jax.training.fit import fit
 
 
@@ -24,6 +25,8 @@ class Options(command_line.Recipe):
     """stop after this many in total; schedules stay those of the complete run"""
     mesh: Annotated[str, tyro.conf.arg(metavar="D,C")] = "auto"
     """devices for images x devices for columns"""
+    layout: Layout = "columns"
+    """hybrid: the devices for images also share the units of the fully connected layers (Krizhevsky 2014)"""
     workers: int = 0
     """processes that read data ahead; 0 for threads"""
     log_every: int = 10
@@ -41,8 +44,9 @@ def train() -> None:
             config,
             options.workdir or Path("runs") / Path(options.config).stem,
             options.directory,
-            command_line.mesh_of(options.mesh, config),
+            command_line.mesh_of(options.mesh, config, options.layout),
             options.steps,
+            layout=options.layout,
             init=options.init,
             workers=options.workers,
             log_every=options.log_every,

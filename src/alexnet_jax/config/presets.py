@@ -131,8 +131,9 @@ def _pytorch(layer: Layer, inputs: int) -> Layer:
 
 
 # The single column of "One weird trick" (Krizhevsky 2014) as torchvision reads it: no LRN, dropout before fc6. The
-# recipe is torchvision's, too (references/classification/README.md, on 8 GPUs): pixels divided by their standard
-# deviation, here that of all three colours together, and a learning rate divided by ten every 30 epochs.
+# trick itself is a layout, `--layout hybrid`. The recipe is torchvision's, too (references/classification/README.md, on
+# 8 GPUs): pixels divided by their standard deviation, here that of all three colours together, and a learning rate
+# divided by ten every 30 epochs.
 _THIRTIES = Schedule("steps", factor=10.0, epochs=(30.0, 60.0))
 ONE_WEIRD_TRICK = Config(
     preset="one_weird_trick",

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
+import jax
 from jax import Array
 
 from alexnet_jax.config import ModelConfig
@@ -12,27 +13,27 @@ from alexnet_jax.networks.modules import Activations, Convolution, Draw, FullyCo
 
 
 class AlexNet(nn.Module):
-    """The network from the point of view of a device that holds `here` of its columns.
+    """The network from the point of view of a device that holds some of its columns.
 
-    The other columns are on the mesh axis `axis`; None means that all of them are here. Returns every activation by
-    name, the logits as "fc8". On a mesh they have this device's channels.
+    Returns every activation by name, the logits as "fc8". On a mesh they have this device's channels.
     """
 
     config: ModelConfig
-    here: int
-    axis: str | None = None
+    place: columns.Place
+    """which columns and units this device holds, and along which mesh axes the others lie"""
     own_norm: Callable[[Array], Array] | None = None
     """replaces LRN on one column's maps"""
 
     @nn.compact
     def __call__(self, images_BHWC: Array, draw: Draw | None = None) -> Activations:
-        net, acts = self.config, Activations()
+        net, place, acts = self.config, self.place, Activations()
 
         def meet(name: str, x: Array) -> tuple[Array, int]:
             """What a layer reads, and in how many parts that do not mix: one where the columns meet."""
             if name in net.meet:
-                return columns.exchange(x, self.axis), 1
-            return x, 1 if name == "conv1" else self.here  # every column reads the whole image
+                with jax.named_scope(name):
+                    return columns.exchange(x, place.axis), 1
+            return x, 1 if name == "conv1" else place.columns  # every column reads the whole image
 
         def conv(name: str, x: Array) -> Array:
             layer = getattr(net, name)
@@ -49,14 +50,16 @@ class AlexNet(nn.Module):
                 map_norm=partial(layers.map_norm, norm=net.map_norm) if net.norm else None,
             )
 
-        def drop(name: str, x: Array) -> Array:
+        def drop(name: str, x: Array, draw: Draw | None) -> Array:
             if name not in net.dropout_before or not net.dropout:
                 return x
             return dropout(x, net.dropout, net.dropout_scale, draw, salt=int(name[2:]) - 1)
 
         def dense(name: str, x: Array) -> Array:
-            x, blind = meet(name, drop(name, x))
-            x = FullyConnected(getattr(net, name), self.share, blind, name=name)(x)
+            x, blind = meet(name, x)
+            parts = min(blind, place.parts)  # with the layout hybrid, units here may belong to fewer columns
+            x = columns.own_part(x, parts, place.units_axis)
+            x = FullyConnected(getattr(net, name), self.share_of_units, blind // parts, name=name)(x)
             acts[name] = layers.activation(net.activation)(x)
             return acts[name]
 
@@ -67,20 +70,30 @@ class AlexNet(nn.Module):
         x = conv("conv5", x)
         if net.conv6:
             x = conv("conv6", x)  # they meet
+        # With the layout hybrid, from here on every device computes its units for the images of all devices.
+        with jax.named_scope("fc6"):
+            x = columns.all_images(drop("fc6", x, draw), place.units_axis)
+        draw = draw and draw.of_units(len(x), place)
         x = dense("fc6", x)  # they meet
+        with jax.named_scope("fc7"):
+            x = columns.exchange(drop("fc7", x, draw), place.units_axis)
         x = dense("fc7", x)  # they meet
-        acts["fc8"] = Logits(net.fc8, self.axis, name="fc8")(drop("fc8", x))
+        acts["fc8"] = Logits(net.fc8, place, name="fc8")(drop("fc8", x, draw))
         return acts
 
-    def share(self, width: int) -> int:
-        """This device's part of a layer's width."""
-        return width * self.here // self.config.columns
+    def share(self, kernels: int) -> int:
+        """This device's part of a convolution's kernels."""
+        return kernels * self.place.columns // self.config.columns
+
+    def share_of_units(self, units: int) -> int:
+        """This device's part of a fully connected layer's units."""
+        return self.share(units) // self.place.parts
 
     def lrn(self, x: Array) -> Array:
         """LRN with windows that end at the column's border or, as in Caffe, cross it; or the caller's own norm."""
         norm = self.config.lrn
         if self.own_norm:
-            return layers.in_columns(self.own_norm, self.here, x)
+            return layers.in_columns(self.own_norm, self.place.columns, x)
         if not self.config.lrn_across_columns:
-            return layers.lrn(x, norm, self.here)
-        return columns.across_columns(partial(layers.lrn, norm=norm, columns=1), x, *norm.reach, self.axis)
+            return layers.lrn(x, norm, self.place.columns)
+        return columns.across_columns(partial(layers.lrn, norm=norm, columns=1), x, *norm.reach, self.place.axis)

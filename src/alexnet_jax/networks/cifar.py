@@ -8,6 +8,7 @@ from jax import Array
 
 from alexnet_jax.config import CifarConfig
 from alexnet_jax.networks import layers
+from alexnet_jax.networks.columns import Place
 from alexnet_jax.networks.modules import Activations, Convolution, Draw, Local, Logits, follow
 
 
@@ -15,8 +16,7 @@ class Cifar(nn.Module):
     """Two convolutions, a third or two local layers, and the logits; no dropout."""
 
     config: CifarConfig
-    here: int = 1
-    axis: str | None = None
+    place: Place = Place(1)
     own_norm: Callable[[Array], Array] | None = None
 
     @nn.compact
@@ -39,5 +39,5 @@ class Cifar(nn.Module):
         x = images_BHWC
         for name in net.convs:
             x = conv(name, x)
-        acts["fc10"] = Logits(net.fc10, self.axis, name="fc10")(x)
+        acts["fc10"] = Logits(net.fc10, self.place, name="fc10")(x)
         return acts

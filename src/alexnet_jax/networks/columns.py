@@ -3,24 +3,45 @@
 The network is written from the point of view of a device that holds some of the columns. Every parameter has the
 paper's full shape. Its last axis holds column 0's kernels, then column 1's, and cutting that axis over the mesh axis
 `column` gives each device its own. Only the logits' layer is cut on its inputs instead.
+
+That is the layout `columns`. The layout `hybrid` is the one weird trick of Krizhevsky 2014: the convolutions stay as
+they are, and the units of the fully connected layers are cut over the axis `data`, too, for the images of all devices.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from alexnet_jax.config import BadInput, CifarConfig, Model, ModelConfig, TutorialConfig
 
 DATA, COLUMN = "data", "column"
 
+Layout = Literal["columns", "hybrid"]
+
 LOGITS = {network.logits for network in (ModelConfig, TutorialConfig, CifarConfig)}
+FULLY_CONNECTED = {"fc6", "fc7"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """What one device holds of a network, and along which mesh axes the rest lies."""
+
+    columns: int
+    """the network's columns on this device"""
+    axis: str | None = None
+    """the axis of the other columns; None: all of them are here"""
+    units_axis: str | None = None
+    """the axis along which these columns' fully connected units are cut; None: all of them are here"""
+    parts: int = 1
+    """the number of devices along `units_axis`"""
 
 
 def make_mesh(data: int = 1, columns: int = 1) -> Mesh:
@@ -44,40 +65,75 @@ def make_mesh(data: int = 1, columns: int = 1) -> Mesh:
     return jax.make_mesh((data, columns), (DATA, COLUMN), axis_types=(AxisType.Auto,) * 2, devices=there[:needed])
 
 
-def suitable_mesh(columns: int) -> Mesh:
-    """The default mesh for a network with this many columns: two columns get a pair of devices, if there is one."""
+def suitable_mesh(columns: int, layout: Layout = "columns") -> Mesh:
+    """The default mesh for a network with this many columns: two columns get a pair of devices, if there is one.
+
+    The layout hybrid takes all devices along the data axis.
+    """
     devices, on_cpus = jax.device_count(), jax.default_backend() == "cpu"
+    if layout == "hybrid":
+        return make_mesh(devices, 1)
     if columns == 2 and devices > 1:
         return make_mesh(1 if on_cpus else devices // 2, 2)
     return make_mesh(devices if columns == 1 and not on_cpus else 1, 1)
 
 
-def columns_here(model: Model, mesh: Mesh | None) -> int:
-    """How many of the network's columns one device holds. Raises BadInput if they do not divide evenly."""
-    devices = 1 if mesh is None else mesh.shape[COLUMN]
+def place(model: Model, mesh: Mesh | AbstractMesh | None, layout: Layout = "columns") -> Place:
+    """What one device holds of a network. Raises BadInput if its columns or units do not divide evenly."""
+    if layout not in get_args(Layout):
+        raise BadInput(f"layout is {layout!r}; give one of {', '.join(get_args(Layout))}")
+    if layout == "hybrid" and not isinstance(model, ModelConfig):
+        raise BadInput(f"the layout hybrid is for networks with fc6 and fc7, not for {model.network}; leave it out")
+    if mesh is None or mesh.size == 1:
+        return Place(model.columns)
+    data, devices = mesh.shape[DATA], mesh.shape[COLUMN]
     if model.columns % devices:
         raise BadInput(
             f"{model.columns} column(s) cannot be laid over {devices} devices; give a column axis that divides "
             f"{model.columns}, as in --mesh 1,1"
         )
-    return model.columns // devices
+    here = model.columns // devices
+    if units_axes(mesh, layout) == COLUMN or not isinstance(model, ModelConfig):
+        return Place(here, COLUMN)
+    for name in sorted(FULLY_CONNECTED):
+        units = getattr(model, name).units
+        if units % mesh.size:
+            raise BadInput(
+                f"{name} has {units} units, which {mesh.size} devices cannot share equally; "
+                f"give a --mesh whose size divides {units}, or --layout columns"
+            )
+    if not FULLY_CONNECTED.issubset(model.meet) and data % here and here % data:
+        raise BadInput(
+            f"with the layout hybrid, {here} columns whose fully connected layers do not meet cannot be cut by a data "
+            f"axis of {data}; give a data axis that is a divisor or a multiple of {here}, or --layout columns"
+        )
+    return Place(here, COLUMN, DATA, data)
 
 
-def specs(tree: Any) -> Any:
-    """The whole parallel plan: a PartitionSpec for every array of a tree whose paths name the layers."""
+def units_axes(mesh: Mesh | AbstractMesh, layout: Layout) -> str | tuple[str, str]:
+    """The mesh axes that cut the units of the fully connected layers: column by column, then part by part."""
+    return (COLUMN, DATA) if layout == "hybrid" and mesh.shape[DATA] > 1 else COLUMN
+
+
+def specs(tree: Any, units: str | tuple[str, str] = COLUMN) -> Any:
+    """The whole parallel plan: a PartitionSpec for every array of a tree whose paths name the layers.
+
+    units: the mesh axes that cut the units of the fully connected layers.
+    """
 
     def spec(path: tuple[Any, ...], array: Any) -> P:
         names = [getattr(part, "key", getattr(part, "name", None)) for part in path]
         if LOGITS.intersection(names):  # kernel[units_column, classes], bias[classes]
-            return P(COLUMN) if array.ndim == 2 else P()
-        return P(*[None] * (array.ndim - 1), COLUMN) if array.ndim else P()  # kernel[.., in, out_column]
+            return P(units) if array.ndim == 2 else P()
+        cut = units if FULLY_CONNECTED.intersection(names) else COLUMN
+        return P(*[None] * (array.ndim - 1), cut) if array.ndim else P()  # kernel[.., in, out_column]
 
     return jax.tree.map_with_path(spec, tree)
 
 
-def shardings(tree: Any, mesh: Mesh) -> Any:
+def shardings(tree: Any, mesh: Mesh, layout: Layout = "columns") -> Any:
     """`specs` as shardings on a mesh. A mesh of one device cuts nothing, and a step returns its state that way."""
-    plan = specs(tree)
+    plan = specs(tree, units_axes(mesh, layout))
     if mesh.size == 1:
         plan = jax.tree.map(lambda _: P(), plan, is_leaf=lambda x: isinstance(x, P))
     return jax.tree.map(partial(NamedSharding, mesh), plan, is_leaf=lambda x: isinstance(x, P))
@@ -86,6 +142,18 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
 def everywhere(tree: Any, mesh: Mesh) -> Any:
     """The layout of a network without columns: a full copy of every array on every device."""
     return jax.tree.map(lambda _: NamedSharding(mesh, P()), tree)
+
+
+def activation_specs(names: Any, logits: str, mesh: Mesh | None, layout: Layout) -> dict[str, P]:
+    """The layout of every activation: their shapes by name -> PartitionSpecs. Channels are cut like kernels."""
+    units = P(None, (COLUMN, DATA)) if mesh is not None and units_axes(mesh, layout) != COLUMN else P(DATA, COLUMN)
+
+    def spec(name: str, ndim: int) -> P:
+        if name == logits:
+            return P(DATA)
+        return units if name in FULLY_CONNECTED else P(DATA, *[None] * (ndim - 2), COLUMN)
+
+    return {name: spec(name, act.ndim) for name, act in names.items()}
 
 
 def like(tree: Any, params: Any, layout: Any, mesh: Mesh) -> Any:
@@ -104,18 +172,19 @@ def like(tree: Any, params: Any, layout: Any, mesh: Mesh) -> Any:
     return jax.tree.map_with_path(place, tree)
 
 
-def shard(params: Any, model: Model, mesh: Mesh) -> Any:
+def shard(params: Any, model: Model, mesh: Mesh, *, layout: Layout = "columns") -> Any:
     """Lays parameters over a mesh: each column's kernels on the device that holds the column.
 
-    params: as `init` returns them, in full shapes. Raises BadInput if the columns do not divide evenly.
+    params: as `init` returns them, in full shapes. layout: "hybrid" also cuts fc6, fc7 and fc8 over the data axis.
+    Raises BadInput if the columns or units do not divide evenly.
 
     >>> model, mesh = alexnet.preset("fashion").model, alexnet.make_mesh(data=1, columns=2)
     >>> params = alexnet.shard(alexnet.init(model, jax.random.key(0)), model, mesh)
     >>> [part.data.shape for part in params["conv2"]["kernel"].addressable_shards]
     [(3, 3, 16, 32), (3, 3, 16, 32)]
     """
-    columns_here(model, mesh)
-    return jax.device_put(params, shardings(params, mesh))
+    place(model, mesh, layout)
+    return jax.device_put(params, shardings(params, mesh, layout))
 
 
 def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh, size: int) -> dict[str, Array]:
@@ -139,7 +208,9 @@ def rows(mesh: Mesh, size: int) -> slice:
     return slice(min(start for start, *_ in bounds), max(stop for _, stop, _ in bounds))
 
 
-def on_columns(per_device: Callable[..., Any], mesh: Mesh, columns: int, out_specs: Any) -> Callable[..., Any]:
+def on_columns(
+    per_device: Callable[..., Any], mesh: Mesh, columns: int, out_specs: Any, layout: Layout = "columns"
+) -> Callable[..., Any]:
     """f(params, images_BHWC, key) that runs per_device(params, images, key, index_B, column_N) on every device.
 
     `index_B` are the positions of the device's images in the global batch, `column_N` the columns it holds.
@@ -148,17 +219,22 @@ def on_columns(per_device: Callable[..., Any], mesh: Mesh, columns: int, out_spe
     # On a single device nothing is sharded or summed. Declaring it sharded would copy every gradient.
     shared = mesh.shape[DATA] > 1
     batch = P(DATA) if shared else P()
+    plan_of = partial(specs, units=units_axes(mesh, layout))
 
     def own(params: Any, images: Array, *rest: Any) -> Any:
         # A layer with a custom gradient must know that its inputs differ between devices. This sends nothing forward.
         # Backward, this is where devices sum the gradients of the parameters they share.
         if shared:
-            params = jax.tree.map(partial(lax.pcast, axis_name=DATA, to="varying"), params)
+            params = jax.tree.map(vary, params, plan_of(params))
         return per_device(params, lax.pcast(images, COLUMN, to="varying"), *rest)
+
+    def vary(param: Array, spec: P) -> Array:
+        cut = any(DATA in axes for axes in spec if isinstance(axes, tuple))
+        return param if cut else lax.pcast(param, DATA, to="varying")
 
     def whole(params: Any, images_BHWC: Array, key: Array | None) -> Any:
         index_B, column_N = jnp.arange(len(images_BHWC)), jnp.arange(columns)
-        in_specs = (specs(params), batch, P(), batch, P(COLUMN))
+        in_specs = (plan_of(params), batch, P(), batch, P(COLUMN))
         mapped = jax.shard_map(own, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
         return mapped(params, images_BHWC, key, index_B, column_N)
 
@@ -177,7 +253,9 @@ def on_images(per_device: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
 
 
 def exchange(x: Array, axis: str | None) -> Array:
-    """Gives every column the channels of all columns: [.., C_column] -> [.., C]. The identity on one device.
+    """Gives every device the channels of all devices along an axis: [.., C_device] -> [.., C].
+
+    The axis of the columns makes all columns meet. On one device this is the identity.
 
     Its gradient is a reduce-scatter, which sends as many bytes back (cuda-convnet's layer.cu, fpropNext and bprop).
     """
@@ -190,12 +268,40 @@ def exchange(x: Array, axis: str | None) -> Array:
         return x_NC.reshape(*x.shape[:-1], -1)
 
 
-def sum_columns(x: Array, axis: str | None) -> Array:
-    """The sum of the columns' parts, on every column. The identity on one device."""
-    if axis is None:
+def sum_columns(x: Array, place: Place) -> Array:
+    """The sum of the columns' parts, on every column. The identity on one device.
+
+    With the layout hybrid the parts of the units are summed, too, and every device keeps the rows of its own images.
+    """
+    if place.axis is None:
         return x
     with jax.named_scope("sum_columns"):
-        return lax.psum(x, axis)
+        if place.units_axis:
+            x = lax.psum_scatter(x, place.units_axis, tiled=True)
+        return lax.psum(x, place.axis)
+
+
+def all_images(x: Array, axis: str | None) -> Array:
+    """The images of all devices along an axis, in the order of the global batch: [b, ..] -> [B, ..].
+
+    Its gradient is a reduce-scatter, which returns to each device the gradients of its own images.
+    """
+    if axis is None:
+        return x
+    with jax.named_scope("all_images"):
+        return lax.all_gather(x, axis, tiled=True)
+
+
+def own_part(x: Array, parts: int, axis: str | None) -> Array:
+    """One of `parts` equal parts of the last axis, cut in order over the devices along a mesh axis.
+
+    Where there are fewer parts than devices, neighbours have the same. Nothing is sent.
+    """
+    if axis is None or parts == 1:
+        return x
+    width = x.shape[-1] // parts
+    first = lax.axis_index(axis) * parts // lax.axis_size(axis) * width
+    return lax.dynamic_slice_in_dim(x, first, width, axis=-1)
 
 
 def across_columns(layer: Callable[[Array], Array], x: Array, before: int, after: int, axis: str | None) -> Array:

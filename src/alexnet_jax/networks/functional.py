@@ -15,6 +15,7 @@ from alexnet_jax.config import BadInput, CifarConfig, Model, ModelConfig, Precis
 from alexnet_jax.networks import columns
 from alexnet_jax.networks.alexnet import AlexNet
 from alexnet_jax.networks.cifar import Cifar
+from alexnet_jax.networks.columns import Layout
 from alexnet_jax.networks.modules import Activations, Draw
 from alexnet_jax.networks.tutorial import Tutorial
 
@@ -47,7 +48,12 @@ def init(model: Model, key: Array) -> Params:
 
 
 def forward(
-    model: Model, mesh: Mesh | None = None, precision: Precision = "float32", *, norm: Norm | None = None
+    model: Model,
+    mesh: Mesh | None = None,
+    precision: Precision = "float32",
+    *,
+    layout: Layout = "columns",
+    norm: Norm | None = None,
 ) -> Forward:
     """The network as a compiled pure function: (params, images, *, key=None, train=False) -> logits [B, K].
 
@@ -55,25 +61,31 @@ def forward(
     subtracted, times `data.scale`. `train=True` drops units (section 4.2) and needs `key`, from which it draws the
     masks. Differentiable in reverse mode.
 
-    mesh: where the columns lie (`make_mesh`); None is one device. Every layout gives the same numbers, up to
-    floating-point summation order. precision: with "bfloat16" the layers compute in that type; parameters, their
-    gradients and the logits stay float32. norm: a function [B, H, W, C] -> [B, H, W, C] of one column's maps that
-    replaces LRN.
+    mesh: where the columns lie (`make_mesh`); None is one device. layout: with "columns" the data axis divides the
+    images; with "hybrid" (Krizhevsky 2014) it divides the images of the convolutions and the units of fc6, fc7 and fc8.
+    Every mesh and layout gives the same numbers, up to floating-point summation order. precision: with "bfloat16" the
+    layers compute in that type; parameters, their gradients and the logits stay float32. norm: a function [B, H, W, C]
+    -> [B, H, W, C] of one column's maps that replaces LRN.
 
-    Raises BadInput if the columns do not divide over the mesh, and when called with images of another shape or without
-    a key that it needs.
+    Raises BadInput if the columns or units do not divide over the mesh, and when called with images of another shape or
+    without a key that it needs.
 
     >>> model = alexnet.preset("fashion").model
     >>> params = alexnet.init(model, jax.random.key(0))
     >>> alexnet.forward(model)(params, jnp.zeros((4, 28, 28, 1))).shape
     (4, 10)
     """
-    apply = _apply(model, mesh, precision, norm, lambda acts: acts[model.logits], P(columns.DATA))
+    apply = _apply(model, mesh, precision, layout, norm, lambda acts: acts[model.logits], P(columns.DATA))
     return jax.jit(apply, static_argnames="train")
 
 
 def features(
-    model: Model, mesh: Mesh | None = None, precision: Precision = "float32", *, norm: Norm | None = None
+    model: Model,
+    mesh: Mesh | None = None,
+    precision: Precision = "float32",
+    *,
+    layout: Layout = "columns",
+    norm: Norm | None = None,
 ) -> Callable[[Params, Array], Activations]:
     """A compiled pure function (params, images) -> {"conv1": .., "fc8": ..}: every layer's activation at test time.
 
@@ -87,11 +99,8 @@ def features(
     >>> alexnet.features(model)(params, jnp.zeros((4, 28, 28, 1)))["pool5"].shape
     (4, 1, 1, 128)
     """
-    specs = {
-        name: P(columns.DATA, *[None] * (act.ndim - 2), columns.COLUMN)
-        for name, act in activation_shapes(model).items()
-    }
-    apply = _apply(model, mesh, precision, norm, lambda acts: acts, specs | {model.logits: P(columns.DATA)})
+    specs = columns.activation_specs(activation_shapes(model), model.logits, mesh, layout)
+    apply = _apply(model, mesh, precision, layout, norm, lambda acts: acts, specs)
     return jax.jit(lambda params, images: apply(params, images))
 
 
@@ -148,7 +157,7 @@ def _to_bfloat16(params: Params) -> Params:
 
 def _whole(model: Model) -> Any:
     """The network with all its columns on one device."""
-    return NETWORKS[type(model)](model, model.columns)
+    return NETWORKS[type(model)](model, columns.place(model, None))
 
 
 def _image(model: Model) -> Array:
@@ -159,15 +168,16 @@ def _apply(
     model: Model,
     mesh: Mesh | None,
     precision: Precision,
+    layout: Layout,
     norm: Norm | None,
     select: Callable[[Activations], object],
     out_specs: object,
 ) -> Callable[..., object]:
     check_precision(precision)
-    here = columns.columns_here(model, mesh)
+    place = columns.place(model, mesh, layout)
     if mesh is not None and mesh.size == 1:
         mesh = None  # shard_map on one device makes copies, a tenth of a step of `cuda_convnet` on a CPU
-    network = NETWORKS[type(model)](model, here, None if mesh is None else columns.COLUMN, norm)
+    network = NETWORKS[type(model)](model, place, norm)
     drops = getattr(model, "dropout", 0.0) > 0
 
     def apply(params: Params, images: Array, *, key: Array | None = None, train: bool = False) -> object:
@@ -187,6 +197,6 @@ def _apply(
         if mesh is None:
             return per_device(params, images, key, jnp.arange(images.shape[0]), jnp.arange(model.columns))
         columns.rows(mesh, len(images))
-        return columns.on_columns(per_device, mesh, model.columns, out_specs)(params, images, key)
+        return columns.on_columns(per_device, mesh, model.columns, out_specs, layout)(params, images, key)
 
     return apply

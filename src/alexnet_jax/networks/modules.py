@@ -27,6 +27,16 @@ class Draw(NamedTuple):
     """each image's index in the global batch"""
     column_N: Array
     """the columns on this device"""
+    units_axis: str | None = None
+    """the mesh axis along which the units of these columns are cut"""
+    parts: int = 1
+    """into how many parts"""
+
+    def of_units(self, images: int, place: columns.Place) -> "Draw":
+        """The same masks for the fully connected layers, which may see the images of all devices."""
+        if place.units_axis is None:
+            return self
+        return self._replace(index_B=jnp.arange(images), units_axis=place.units_axis, parts=place.parts)
 
 
 def everything(width: int) -> int:
@@ -93,17 +103,17 @@ class Logits(nn.Module):
     """
 
     layer: Dense
-    axis: str | None
+    place: columns.Place
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         shape = (math.prod(x.shape[1:]), self.layer.units)
         kernel = self.param("kernel", kernels(self.layer), shape, jnp.float32)
         bias = self.param("bias", biases(self.layer), (self.layer.units,), jnp.float32)
-        # With bfloat16 inputs the sums are float32, including the sum over the columns.
+        # With bfloat16 inputs the sums are float32, including the sum over the devices.
         wide = jnp.promote_types(x.dtype, jnp.float32)
         part = jnp.matmul(x.reshape(x.shape[0], -1), kernel, preferred_element_type=wide)
-        return columns.sum_columns(part, self.axis) + bias.reshape(1, -1)
+        return columns.sum_columns(part, self.place) + bias.reshape(1, -1)
 
 
 def add_bias(x: Array, bias: Array) -> Array:
@@ -171,7 +181,9 @@ def dropout(x: Array, rate: float, scale: Literal["test", "train"], draw: Draw |
         return x * keep if scale == "test" else x
     B, *space, C = x.shape
     N = len(draw.column_N)
-    units = math.prod(space) * C // N
+    width = C * draw.parts // N  # of a whole column
+    units = math.prod(space) * width
     mask = layers.dropout_mask(jax.random.fold_in(draw.key, salt), draw.index_B, draw.column_N, units, rate)
-    mask = jnp.moveaxis(mask.reshape(B, N, *space, C // N), 1, -2).reshape(x.shape)
+    mask = jnp.moveaxis(mask.reshape(B, N, *space, width), 1, -2).reshape(B, *space, N * width)
+    mask = columns.own_part(mask, draw.parts, draw.units_axis)
     return jnp.where(mask, x if scale == "test" else x / keep, 0)

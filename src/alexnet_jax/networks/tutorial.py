@@ -10,6 +10,7 @@ from jax import Array
 
 from alexnet_jax.config import TutorialConfig
 from alexnet_jax.networks import layers
+from alexnet_jax.networks.columns import Place
 from alexnet_jax.networks.modules import Activations, Convolution, Draw, FullyConnected, Logits, dropout, follow
 
 
@@ -17,8 +18,7 @@ class Tutorial(nn.Module):
     """Three convolutions, each with its ReLU, pooling, LRN and dropout, and three fully connected layers."""
 
     config: TutorialConfig
-    here: int = 1
-    axis: str | None = None
+    place: Place = Place(1)
     own_norm: Callable[[Array], Array] | None = None
 
     @nn.compact
@@ -48,7 +48,7 @@ class Tutorial(nn.Module):
         x = conv("conv3", x)
         x = dense("fc1", x)
         x = dense("fc2", x)
-        acts["out"] = Logits(self.initial(net.out), self.axis, name="out")(x)
+        acts["out"] = Logits(self.initial(net.out), self.place, name="out")(x)
         return acts
 
     def initial(self, layer: Any) -> Any:

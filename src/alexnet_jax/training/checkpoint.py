@@ -45,7 +45,7 @@ class Checkpoint:
     def step(self) -> int:
         return int(self.path.name)
 
-    def params(self, mesh: Mesh | None = None) -> Any:
+    def params(self, mesh: Mesh | None = None, layout: columns.Layout = "columns") -> Any:
         """The parameters, on one device or laid over a mesh."""
         if "init" in self.own:  # only the file knows their shapes
             with self._reading(), ocp.StandardCheckpointer() as reader:
@@ -54,13 +54,13 @@ class Checkpoint:
             shapes = jax.eval_shape(partial(functional.init, self.config.model), jax.random.key(0))
         if mesh is None:
             here = SingleDeviceSharding(jax.devices()[0])
-            layout = jax.tree.map(lambda _: here, shapes)
+            places = jax.tree.map(lambda _: here, shapes)
         elif "init" in self.own:
-            layout = columns.everywhere(shapes, mesh)
+            places = columns.everywhere(shapes, mesh)
         else:
-            columns.columns_here(self.config.model, mesh)
-            layout = columns.shardings(shapes, mesh)
-        return self._restore("params", shapes, layout)
+            columns.place(self.config.model, mesh, layout)
+            places = columns.shardings(shapes, mesh, layout)
+        return self._restore("params", shapes, places)
 
     def state(self, shapes: State, layout: State) -> State:
         """The state of the training step, with these shapes and this layout."""
@@ -131,18 +131,20 @@ def find(path: str | Path) -> Checkpoint:
         raise BadInput(_damaged(place, error)) from error
 
 
-def load(path: str | Path, mesh: Mesh | None = None) -> tuple[Config, functional.Params]:
+def load(
+    path: str | Path, mesh: Mesh | None = None, *, layout: columns.Layout = "columns"
+) -> tuple[Config, functional.Params]:
     """(config, params) of a run directory (its latest checkpoint) or of a checkpoint, on one device or on a mesh.
 
-    params: {"conv1": {"kernel", "bias"}, ...}, float32, with the shapes that `init` gives them. Raises BadInput if
-    there is no checkpoint, it cannot be read, or its columns do not fit the mesh.
+    params: {"conv1": {"kernel", "bias"}, ...}, float32, with the shapes that `init` gives them. layout: as for
+    `shard`. Raises BadInput if there is no checkpoint, it cannot be read, or it does not fit the mesh.
 
     >>> config, params = alexnet.load("runs/one")
     >>> alexnet.forward(config.model)(params, jnp.zeros((1, 28, 28, 1))).shape
     (1, 10)
     """
     found = find(path)
-    return found.config, found.params(mesh)
+    return found.config, found.params(mesh, layout)
 
 
 def write_weights(run: Path, config: Config, data: dict[str, Any], statistics: dict[str, Any], params: Any) -> None:

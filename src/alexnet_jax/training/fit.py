@@ -53,6 +53,7 @@ def fit(
     mesh: Mesh | None = None,
     steps: int | None = None,
     *,
+    layout: columns.Layout = "columns",
     init: Init | str | Path | None = None,
     forward: functional.Forward | None = None,
     optimiser: optax.GradientTransformation | None = None,
@@ -64,9 +65,10 @@ def fit(
     """Trains a network in the run directory `path`, or continues a run that was interrupted there.
 
     data: a prepared data directory; by default the embedded 12,000 images of Fashion-MNIST. mesh: by default the one
-    that suits the machine. steps: stop after this many in total; the schedules stay those of the complete run. workers:
-    processes that read data ahead, 0 for threads. log_every: steps per line of metrics.jsonl. save_minutes: minutes
-    between checkpoints. progress: whether to print what happens and show a progress bar.
+    that suits the machine. layout: as for `forward`; a run may continue on another mesh or layout. steps: stop after
+    this many in total; the schedules stay those of the complete run. workers: processes that read data ahead, 0 for
+    threads. log_every: steps per line of metrics.jsonl. save_minutes: minutes between checkpoints. progress: whether to
+    print what happens and show a progress bar.
 
     Your own code can replace a part:
 
@@ -100,9 +102,11 @@ def fit(
     config = fit_classes(config, records)
     check_fit(config, records)
     own_init = init if callable(init) else None
-    mesh = mesh or columns.suitable_mesh(1 if own_init else config.model.columns)
+    if layout != "columns" and (own_init or forward):
+        raise BadInput(f"the layout {layout} is for the networks of this package; leave it out, or leave out your own")
+    mesh = mesh or columns.suitable_mesh(1 if own_init else config.model.columns, layout)
     rows = columns.rows(mesh, config.optim.batch)
-    network = forward or functional.forward(config.model, mesh, config.precision)
+    network = forward or functional.forward(config.model, mesh, config.precision, layout=layout)
     rule = optimiser or config.optim
 
     def create(key: Array) -> State:
@@ -113,7 +117,7 @@ def fit(
     check_network(config, network, shapes.params)
     if not optimiser:
         check_layers(config.optim, list(shapes.params))
-    layout = layout_of(shapes, mesh, own=own_init is not None)
+    places = layout_of(shapes, mesh, layout, own=own_init is not None)
     config = replace(config, own=own_parts(own_init, forward, shapes.moments if optimiser else None))
     resumed = find_run(path, config, records.fingerprint)
 
@@ -125,12 +129,13 @@ def fit(
         console.print(network_table(config.model))
     for name, (before, now) in diff(preset(config.preset), config).items():
         say(f"{name}: {before} -> {now}", style="yellow")
+    backend = jax.default_backend() + (", hybrid" if layout == "hybrid" else "")
     say(
         f"{config.preset} on {examples} images of {records.directory}, {mesh.shape[columns.DATA]} x "
-        f"{mesh.shape[columns.COLUMN]} devices ({jax.default_backend()}), {config.precision}, {path}: "
+        f"{mesh.shape[columns.COLUMN]} devices ({backend}), {config.precision}, {path}: "
         f"step {first} to {last} of {whole}"
     )
-    state = resumed.state(shapes, layout) if resumed else jax.jit(create, out_shardings=layout)(init_key)
+    state = resumed.state(shapes, places) if resumed else jax.jit(create, out_shardings=places)(init_key)
     if first >= last:
         say("This run is complete; nothing is left to do.")
         return Run(path, config, state.params, read_metrics(path))
@@ -241,9 +246,9 @@ def check_network(config: Config, forward: functional.Forward, params: Any) -> N
         )
 
 
-def layout_of(shapes: State, mesh: Mesh, own: bool) -> State:
+def layout_of(shapes: State, mesh: Mesh, layout: columns.Layout = "columns", *, own: bool) -> State:
     """The layout of the state. The state is created in it, so that the step compiles once."""
-    params = columns.everywhere(shapes.params, mesh) if own else columns.shardings(shapes.params, mesh)
+    params = columns.everywhere(shapes.params, mesh) if own else columns.shardings(shapes.params, mesh, layout)
     return State(
         columns.everywhere(shapes.step, mesh), params, columns.like(shapes.moments, shapes.params, params, mesh)
     )

@@ -24,6 +24,7 @@ def evaluate(
     crops: Literal[1, 10] = 10,
     mesh: Mesh | None = None,
     *,
+    layout: columns.Layout = "columns",
     forward: functional.Forward | None = None,
     progress: bool = True,
 ) -> dict[str, float]:
@@ -33,8 +34,8 @@ def evaluate(
 
     run: a run directory (its latest checkpoint) or the path of a checkpoint. data: a prepared data directory; by
     default the one the network was trained on. crops: 1 is the centre, 10 adds the corners and all reflections. mesh:
-    by default the one that suits the machine. forward: the network, if `fit` was given one. progress: whether to show a
-    progress bar. Raises BadInput if there is no such run or the data does not fit it.
+    by default the one that suits the machine. layout: as for `forward`. forward: the network, if `fit` was given one.
+    progress: whether to show a progress bar. Raises BadInput if there is no such run or the data does not fit it.
 
     >>> alexnet.evaluate("runs/one", crops=1, progress=False)["examples"]
     2000
@@ -45,9 +46,10 @@ def evaluate(
     records = Records(data_of(found) if data is None else Path(data))
     check_same_data(records, found)
     if mesh is None:
-        mesh = columns.suitable_mesh(1 if "init" in found.own else found.config.model.columns)
-    meter = Meter(found.config, records, Statistics(**found.statistics()), mesh, forward)
-    figures = meter.measure(found.params(mesh), crops, "evaluating" if progress else None)
+        mesh = columns.suitable_mesh(1 if "init" in found.own else found.config.model.columns, layout)
+    network = forward or functional.forward(found.config.model, mesh, found.config.precision, layout=layout)
+    meter = Meter(found.config, records, Statistics(**found.statistics()), mesh, network)
+    figures = meter.measure(found.params(mesh, layout), crops, "evaluating" if progress else None)
     return figures | {"examples": records.examples(VALIDATION)}
 
 
@@ -60,9 +62,8 @@ class Meter:
         records: Records,
         statistics: Statistics,
         mesh: Mesh,
-        forward: functional.Forward | None = None,
+        forward: functional.Forward,
     ) -> None:
-        forward = forward or functional.forward(config.model, mesh, config.precision)
         self._sums = make_error_sums(forward, test_views(config, statistics, mesh))
         self._records, self._mesh = records, mesh
         # Twice a training batch: larger batches are faster, and this needs less memory than a training step.

@@ -103,8 +103,8 @@ def trusted(config: OptimConfig, path: tuple[Any, ...], rate: Any, w: Any, g: An
     layer, kind = names_of(path)
     if kind == "bias":
         return rate
-    size = jnp.linalg.norm(w.ravel())
-    below = jnp.linalg.norm(g.ravel()) + (decay_of(config, layer, kind) or 0.0) * size
+    size = optax.tree.norm(w)  # not of w.ravel(), for which columns would send each other their kernels
+    below = optax.tree.norm(g) + (decay_of(config, layer, kind) or 0.0) * size
     return rate * jnp.where((size > 0) & (below > 0), config.trust * size / below, 1.0)
 
 
