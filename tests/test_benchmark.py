@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 from conftest import run_command
 
+import accelerator
 import alexnet_jax as alexnet
 import speed
+from alexnet_jax import command_line
 from alexnet_jax.config import BadInput, Config, ModelConfig
 from alexnet_jax.training.optimiser import sgd
 from contestants import onnx_runtime, ours, plain_jax, tables, task, turns, whole_runs
@@ -26,7 +28,7 @@ NETWORKS = ("tiny", "2012's order", "tutorial")
 
 
 def config_of(network: str, tiny_file: Path) -> Config:
-    config = task.task_config("tutorial" if network == "tutorial" else str(tiny_file), 4)
+    config = task.task_config(command_line.named_config("tutorial" if network == "tutorial" else str(tiny_file)), 4)
     if network != "2012's order":
         return config
     assert isinstance(config.model, ModelConfig)
@@ -270,7 +272,7 @@ def test_help_shows_the_name_of_the_script() -> None:
     assert run_command(SPEED, "--help").out.startswith("usage: python benchmarks/speed.py ")
 
 
-@pytest.mark.parametrize("name", ["speed", "throughput", "profile_step", "photographs"])
+@pytest.mark.parametrize("name", ["speed", "throughput", "profile_step", "photographs", "accelerator"])
 def test_every_program_starts_as_a_script_from_any_directory(name: str, tmp_path: Path) -> None:
     if name == "photographs":
         pytest.importorskip("cv2")
@@ -287,7 +289,7 @@ def test_an_update_rule_that_the_other_programs_do_not_have_is_refused(tmp_path:
         "fashion = preset('fashion')\nCONFIG = replace(fashion, optim=replace(fashion.optim, rule='lamb'))\n"
     )
     with pytest.raises(BadInput, match="trains by lamb"):
-        task.task_config(str(lamb), 4)
+        task.task_config(command_line.named_config(str(lamb)), 4)
 
 
 def test_bad_input_is_answered_with_one_sentence() -> None:
@@ -310,3 +312,31 @@ def test_a_line_that_arrives_in_two_parts_is_read_as_one(tmp_path: Path) -> None
         took = whole_runs.seconds_until(command, log, lambda line, step=step: line["step"] == step)
         assert isinstance(took, float)
     assert whole_runs.seconds_until(command, log, lambda line: line["step"] == 3) == whole_runs.NOT_REACHED
+
+
+def test_the_accelerator_report_needs_few_packages() -> None:
+    absent = ("array_record", "cv2", "grain", "PIL", "simplejpeg", "tensorboardX", "tyro")
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import accelerator; print(accelerator.tiny())"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=SPEED.parent, capture_output=True, text=True)
+    assert "Case(preset='tiny'" in ended.stdout, ended.stderr
+
+
+def test_the_accelerator_report_keeps_each_figure_and_names_what_it_did_not_reach(tmp_path: Path) -> None:
+    report, plan = accelerator.Report(tmp_path / "report.json", minutes=10), accelerator.tiny()
+    report.put("rates", [{"precision": "bfloat16", "flops": 1e12, "bytes": 1e10}])
+    too_large = replace(plan.cases[0][0], preset="cuda_convnet", work="infer", batch=10**7)  # terabytes
+    accelerator.speed(report, plan, (replace(plan.cases[0][0], batch=4), too_large))
+    found = json.loads((tmp_path / "report.json").read_text())
+    (row,), (failed,) = found["speed"], found["failed"]
+    work = task.flops(accelerator.tiny_network().model, "train", 1)
+    assert row["images_per_second"] == pytest.approx(row["matmul_share"] * 1e12 / work)
+    assert "10,000,000" in failed
+    assert "| `tiny`, train | bfloat16 | 4 |" in accelerator.tables(found)
+
+
+def test_the_accelerator_report_ends_when_time_is_up(tmp_path: Path) -> None:
+    ended = run_command(Path(accelerator.__file__), "--tiny", "--minutes", 0.001, "--json", tmp_path / "report.json")
+    assert ended.code == 0, ended.err
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert found["machine"]["devices"] >= 1
+    assert {"rates", "correctness", "beside PyTorch"} < set(found["not reached"])
