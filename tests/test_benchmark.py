@@ -272,7 +272,7 @@ def test_help_shows_the_name_of_the_script() -> None:
     assert run_command(SPEED, "--help").out.startswith("usage: python benchmarks/speed.py ")
 
 
-@pytest.mark.parametrize("name", ["speed", "throughput", "profile_step", "photographs", "accelerator"])
+@pytest.mark.parametrize("name", ["speed", "throughput", "profile_step", "photographs", "accelerator", "compile_times"])
 def test_every_program_starts_as_a_script_from_any_directory(name: str, tmp_path: Path) -> None:
     if name == "photographs":
         pytest.importorskip("cv2")
