@@ -36,9 +36,9 @@ from alexnet_jax.training.progress import Progress
 from alexnet_jax.training.step import make_train_step, new_state
 from contestants import machine
 from contestants.computed import computed, furthest
+from contestants.layer_times import layer_times
 from contestants.task import Work, flops, task_config, write_task
 from contestants.turns import Match, markdown, processor, ratios, versions
-from layer_times import layer_times
 
 ROLES = Path(__file__).parent / "contestants"
 IMAGENET, EPOCHS = 1_281_167, 90

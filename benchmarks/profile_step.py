@@ -19,7 +19,7 @@ from alexnet_jax.networks import functional
 from alexnet_jax.training.optimiser import rates
 from alexnet_jax.training.progress import Progress
 from alexnet_jax.training.step import make_train_step, new_state
-from layer_times import layer_times
+from contestants.layer_times import layer_times
 
 STEPS = 5
 
