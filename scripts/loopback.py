@@ -7,6 +7,7 @@ Then a gradient is timed twice, in turns: with real exchanges, and with exchange
 that nothing is sent. Predicted is the second time plus the model's time for the messages.
 """
 
+import argparse
 import socket
 import subprocess
 import sys
@@ -142,4 +143,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    process(*map(int, sys.argv[1:])) if sys.argv[1:] else main()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("process", type=int, nargs="*", help=argparse.SUPPRESS)  # a process's own rank and port
+    given = parser.parse_args().process
+    process(*given) if given else main()
