@@ -175,7 +175,7 @@ def latest(run: Path) -> set[str]:
 def test_without_its_latest_checkpoint_a_run_continues_from_the_one_before(
     fitted: Any, tiny: Config, tiny_data: Path, tmp_path: Path
 ) -> None:
-    """The message about a damaged checkpoint advises to remove it. Step 6 is the best, and the run reaches it twice."""
+    """Step 6 is the best, and the run reaches it twice."""
     mesh, run = alexnet.make_mesh(1, 2), tmp_path / "run"
     for steps in (5, 6):
         alexnet.fit(tiny, run, tiny_data, mesh, steps, log_every=4, progress=False)

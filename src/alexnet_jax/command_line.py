@@ -168,7 +168,7 @@ def named_config(name: str) -> Config:
         raise BadInput(f"there is no file {name}")
     try:
         config = runpy.run_path(name).get("CONFIG")
-    except Exception as error:  # the user's file may raise anything
+    except (Exception, SystemExit) as error:  # the user's file may raise anything
         raise BadInput(f"{name} cannot be run: {type(error).__name__}: {error}") from error
     if not isinstance(config, Config):
         raise BadInput(f"{name} does not define CONFIG, an alexnet_jax Config")

@@ -80,6 +80,11 @@ class OptimConfig:
             value = getattr(self, name)
             if not 0 < value < math.inf:
                 raise BadInput(f"optim.{name} is {value:g}; give a finite number of more than 0")
+        if not 0 <= self.momentum < 1 or not 0 <= self.decay < math.inf:
+            raise BadInput(
+                f"optim.momentum is {self.momentum:g} and optim.decay {self.decay:g}; "
+                f"give a momentum from 0 to less than 1, and a finite decay of at least 0"
+            )
         if self.bias_schedule == self.schedule:  # one way to write it, so that equal runs have equal configs
             object.__setattr__(self, "bias_schedule", None)
 

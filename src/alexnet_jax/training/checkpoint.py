@@ -9,6 +9,7 @@ the run. Weights from other programs are stored as a step 0 without moments.
 
 import dataclasses
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from orbax.checkpoint.checkpoint_managers import ContinuousCheckpointingPolicy
 
 from alexnet_jax.config import BadInput, Config, from_json, to_json
 from alexnet_jax.networks import columns, functional
+from alexnet_jax.training.digest import digests
 from alexnet_jax.training.step import State
 
 LATEST, BEST = "latest", "best"
@@ -40,6 +42,8 @@ class Checkpoint:
     other programs path and fingerprint are None, and `source` names their file"""
     progress: dict[str, Any]
     """the state of the run besides its arrays"""
+    digests: dict[str, dict[str, str]]
+    """of "params", "moments" and "statistics"; empty in a checkpoint of an earlier version"""
 
     @property
     def step(self) -> int:
@@ -90,22 +94,28 @@ class Checkpoint:
         if shapes is not None:
             target = jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), shapes, layout)
         with self._reading(), ocp.StandardCheckpointer() as reader:
-            return reader.restore(self.path / item, target)
+            restored = reader.restore(self.path / item, target)
+        saved = self.digests.get(item, {})
+        changed = [name for name, digest in digests(restored).items() if saved.get(name, digest) != digest]
+        if changed:
+            raise Damaged(f"the checkpoint {self.path} is damaged: {item}/{changed[0]} is not what was saved")
+        return restored
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
-            raise BadInput(_damaged(self.path, error)) from error
+            raise Damaged(_unreadable(self.path, error)) from error
 
 
-def _damaged(path: Path, error: Exception) -> str:
+class Damaged(BadInput):
+    """A checkpoint cannot be read, or it is not what was saved."""
+
+
+def _unreadable(path: Path, error: Exception) -> str:
     reason = str(error).strip().splitlines()
-    return (
-        f"the checkpoint {path} cannot be read ({type(error).__name__}: {reason[0][:200] if reason else ''}); "
-        f"remove it to continue from the one before"
-    )
+    return f"the checkpoint {path} cannot be read ({type(error).__name__}: {reason[0][:200] if reason else ''})"
 
 
 def find(path: str | Path) -> Checkpoint:
@@ -123,12 +133,31 @@ def find(path: str | Path) -> Checkpoint:
         if not steps:
             raise BadInput(f"{path} holds no checkpoint; give a run directory made by python -m alexnet_jax.train")
         place = place / str(max(steps))
+    return read(place)
+
+
+def newest_first(run: Path) -> list[Path]:
+    """The checkpoints that a run can continue from."""
+    latest = run.absolute() / "checkpoints" / LATEST
+    steps = [int(child.name) for child in latest.iterdir() if child.name.isdigit()] if latest.is_dir() else []
+    return [latest / str(step) for step in sorted(steps, reverse=True)]
+
+
+def set_aside(place: Path) -> None:
+    """Moves a damaged checkpoint out of the way, to checkpoints/damaged."""
+    aside = place.parents[1] / "damaged"
+    aside.mkdir(exist_ok=True)
+    place.rename(aside / f"{place.name}-{time.time_ns()}")
+
+
+def read(place: Path) -> Checkpoint:
+    """The checkpoint in this directory. Raises Damaged."""
     try:
         about = json.loads((place / "about" / "metadata").read_text())
         config = from_json(json.dumps(about["config"]))
-        return Checkpoint(place, config, about["data"], about["progress"])
+        return Checkpoint(place, config, about["data"], about["progress"], about.get("digests", {}))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(_damaged(place, error)) from error
+        raise Damaged(_unreadable(place, error)) from error
 
 
 def load(
@@ -151,7 +180,8 @@ def write_weights(run: Path, config: Config, data: dict[str, Any], statistics: d
     """Makes a run directory that holds weights from another program as its step 0."""
     with ocp.CheckpointManager(run.absolute() / "checkpoints" / LATEST) as manager:
         save = ocp.args.StandardSave
-        about = {"config": dataclasses.asdict(config), "data": data, "progress": {}}
+        sums = {"params": digests(params), "statistics": digests(statistics)}
+        about = {"config": dataclasses.asdict(config), "data": data, "progress": {}, "digests": sums}
         items = ocp.args.Composite(params=save(params), statistics=save(statistics), about=ocp.args.JsonSave(about))
         manager.save(0, args=items)
     (run / "config.json").write_text(to_json(config))
@@ -190,13 +220,13 @@ class Writer:
             self._save(self._best, state, step, progress)
 
     def _save(self, manager: ocp.CheckpointManager, state: State, step: int, progress: dict[str, Any]) -> None:
-        save, items = ocp.args.StandardSave, {"params": state.params, "moments": state.moments}
+        items = {"params": state.params, "moments": state.moments, "statistics": self._statistics}
+        about = self._about | {"progress": progress, "digests": {name: digests(tree) for name, tree in items.items()}}
         manager.save(
             step,
             args=ocp.args.Composite(
-                **{name: save(tree) for name, tree in items.items()},
-                statistics=save(self._statistics),
-                about=ocp.args.JsonSave(self._about | {"progress": progress}),
+                **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
+                about=ocp.args.JsonSave(about),
             ),
             force=True,
         )

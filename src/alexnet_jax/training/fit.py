@@ -1,7 +1,8 @@
 """A whole run in one call: it trains, logs and saves, and continues if it was interrupted."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from alexnet_jax.data.records import EMBEDDED, TRAIN, Records
 from alexnet_jax.data.views import augmentation
 from alexnet_jax.networks import columns, functional
 from alexnet_jax.training import checkpoint
+from alexnet_jax.training.lock import LOCK, alone_in
 from alexnet_jax.training.log import Log, ProgressBar, Watch, network_table, peak_memory, read_metrics
 from alexnet_jax.training.meter import Meter, check_fit
 from alexnet_jax.training.optimiser import check_layers, rates
@@ -82,9 +84,10 @@ def fit(
     The batch is sharded over the data axis of the mesh, for any network. The parameters of your own `init` are copied
     to every device. config.json cannot hold code, so it holds its name, and a run does not resume with another.
 
-    An interrupt (KeyboardInterrupt) or SIGTERM (SystemExit, code 143) ends the run after its current step is saved.
-    Raises BadInput if the run is impossible or the directory holds something else, before anything is written, and if
-    a loss is no longer finite.
+    An interrupt (KeyboardInterrupt), SIGTERM or SIGUSR1 (SystemExit, code 143 or 138) ends the run after its current
+    step is saved. A checkpoint that is damaged is set aside, and the run continues from the one before. Raises BadInput
+    if the run is impossible or the directory holds something else, before anything is written, if another process uses
+    the directory, and if a loss is no longer finite.
 
     >>> config = alexnet.preset("fashion")
     >>> run = alexnet.fit(config, "runs/one", steps=20, progress=False)
@@ -119,12 +122,13 @@ def fit(
         check_layers(config.optim, list(shapes.params))
     places = layout_of(shapes, mesh, layout, own=own_init is not None)
     config = replace(config, own=own_parts(own_init, forward, shapes.moments if optimiser else None))
-    resumed = find_run(path, config, records.fingerprint)
+    check_run(path, config)
+    resumed = resume(path, records.fingerprint, shapes, places, say)
 
     # From which step to which. An epoch shows every image once, and may end inside a batch.
     batch, examples = config.optim.batch, records.examples(TRAIN)
     whole = math.ceil(config.optim.epochs * examples / batch)
-    first, last = resumed.step if resumed else 0, min(whole, steps or whole)
+    first, last = resumed.checkpoint.step if resumed else 0, min(whole, steps or whole)
     if not own_init and not forward:
         console.print(network_table(config.model))
     for name, (before, now) in diff(preset(config.preset), config).items():
@@ -135,7 +139,7 @@ def fit(
         f"{mesh.shape[columns.COLUMN]} devices ({backend}), {config.precision}, {path}: "
         f"step {first} to {last} of {whole}"
     )
-    state = resumed.state(shapes, places) if resumed else jax.jit(create, out_shardings=places)(init_key)
+    state = resumed.state if resumed else jax.jit(create, out_shardings=places)(init_key)
     if first >= last:
         say("This run is complete; nothing is left to do.")
         return Run(path, config, state.params, read_metrics(path))
@@ -148,7 +152,7 @@ def fit(
     # The compiled parts.
     train_step = make_train_step(network, augmentation(config, records.statistics, mesh), rule)
     meter = Meter(config, records, records.statistics, mesh, network)
-    known = Progress.from_json(resumed.progress) if resumed else Progress()
+    known = Progress.from_json(resumed.checkpoint.progress) if resumed else Progress()
     batches = training_batches(
         records,
         config.optim,
@@ -159,8 +163,9 @@ def fit(
         workers=workers,
     )
 
-    make_run(path, config)
     with (
+        alone_in(path),
+        run_directory(path, config, resumed),
         Log(path, first) as log,
         checkpoint.Writer(path, config, about(records), records.statistics._asdict(), save_minutes) as writer,
         ProgressBar(console, first, last) as bar,
@@ -257,33 +262,58 @@ def layout_of(shapes: State, mesh: Mesh, layout: columns.Layout = "columns", *, 
 # ----------------------------------------------------------------------------------------------- the run directory
 
 
-def find_run(run: Path, config: Config, fingerprint: str) -> checkpoint.Checkpoint | None:
-    """The checkpoint to continue from, if any. Raises BadInput if the directory holds something else."""
+def check_run(run: Path, config: Config) -> None:
+    """Raises BadInput if the directory holds something else than a run with this config."""
     path = run / "config.json"
     if path.exists():
         other = diff(from_json(path.read_text()), config)
         if other:
             fields = ", ".join(f"{name} (was {there}, now {here})" for name, (there, here) in other.items())
             raise BadInput(f"{run} is a run with another config: {fields}; give another --workdir")
-    elif run.exists() and any(child != run / UNFINISHED for child in run.iterdir()):
+    elif run.exists() and any(child.name not in (UNFINISHED, LOCK) for child in run.iterdir()):
         raise BadInput(f"{run} is not empty and not a run; give another --workdir")
-    latest = run / "checkpoints" / checkpoint.LATEST
-    if not latest.is_dir() or not any(child.name.isdigit() for child in latest.iterdir()):
-        return None
-    found = checkpoint.find(run)
-    if found.data["fingerprint"] != fingerprint:
-        if found.data["fingerprint"] is None:
-            raise BadInput(f"{run} holds weights of another program; give another --workdir and --init {run}")
-        data = found.data["path"] or EMBEDDED
-        raise BadInput(f"{run} was trained on other data; give --data {data}")
-    return found
 
 
-def make_run(run: Path, config: Config) -> None:
-    """Makes the run directory, with its config."""
-    run.mkdir(parents=True, exist_ok=True)
+@dataclass(frozen=True)
+class Resumed:
+    """Where a run continues."""
+
+    checkpoint: checkpoint.Checkpoint
+    state: State
+    damaged: list[Path]
+    """newer checkpoints that cannot be used"""
+
+
+def resume(run: Path, fingerprint: str, shapes: State, places: State, say: Callable[[str], None]) -> Resumed | None:
+    """The newest checkpoint that is whole, if there are any. Raises BadInput if none is, or if the data is other."""
+    damaged: list[Path] = []
+    for place in checkpoint.newest_first(run):
+        try:
+            found = checkpoint.read(place)
+            if found.data["fingerprint"] != fingerprint:
+                if found.data["fingerprint"] is None:
+                    raise BadInput(f"{run} holds weights of another program; give another --workdir and --init {run}")
+                raise BadInput(f"{run} was trained on other data; give --data {found.data['path'] or EMBEDDED}")
+            return Resumed(found, found.state(shapes, places), damaged)
+        except checkpoint.Damaged as error:
+            say(f"{error}.")
+            damaged.append(place)
+    if damaged:
+        raise BadInput(f"no checkpoint of {run} is whole; give another --workdir, or remove {run} to start again")
+    return None
+
+
+@contextmanager
+def run_directory(run: Path, config: Config, resumed: Resumed | None) -> Iterator[None]:
+    """Makes the run directory ready, once it is locked. Raises BadInput if another process has just used it."""
+    expected = [*resumed.damaged, resumed.checkpoint.path] if resumed else []
+    if checkpoint.newest_first(run)[: len(expected) or None] != expected:
+        raise BadInput(f"{run} has changed in the meantime; repeat the command")
+    for place in resumed.damaged if resumed else ():
+        checkpoint.set_aside(place)
     (run / UNFINISHED).write_text(to_json(config))
     (run / UNFINISHED).rename(run / "config.json")
+    yield
 
 
 def about(records: Records) -> dict[str, Any]:

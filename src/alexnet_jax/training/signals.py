@@ -7,7 +7,9 @@ from typing import Any
 
 
 class Signals:
-    """On SIGINT or SIGTERM, lets the current step finish before the run ends. A second signal ends it at once.
+    """Lets the current step finish before the run ends. A second signal of the same kind ends it at once.
+
+    The signals are SIGINT, SIGTERM, and SIGUSR1, with which SLURM warns of the end of a job.
 
     Only the main thread can handle signals; in other threads this does nothing.
     """
@@ -16,7 +18,8 @@ class Signals:
     """the signal received, 0 for none"""
 
     def __enter__(self) -> "Signals":
-        taken = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+        wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+        taken = wanted if threading.current_thread() is threading.main_thread() else ()
         self._before = {number: signal.signal(number, self._take) for number in taken}
         return self
 
