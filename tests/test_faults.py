@@ -56,8 +56,8 @@ def test_digests_are_the_same_on_any_layout(tiny: Config) -> None:
 # ---------------------------------------------------------------------------------------------- damaged checkpoints
 
 
-def largest(place: Path) -> Path:
-    return max((path for path in place.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+def files(place: Path) -> list[Path]:
+    return sorted(path for path in place.rglob("*") if path.is_file())
 
 
 def flip_a_bit(place: Path) -> None:
@@ -68,16 +68,28 @@ def flip_a_bit(place: Path) -> None:
         orbax.save(place / "params", params, force=True)
 
 
-def truncate(place: Path) -> None:
-    path = largest(place / "params")
+def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def flip_a_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+
+
+TO_A_FILE: dict[str, Callable[[Path], Any]] = {
+    "truncated": truncate,
+    "emptied": lambda path: path.write_bytes(b""),
+    "deleted": lambda path: path.unlink(),
+    "with a changed byte": flip_a_byte,
+}
+
 DAMAGES: dict[str, Callable[[Path], Any]] = {
     "one bit flipped in fc7": flip_a_bit,
-    "a data file truncated": truncate,
-    "a data file emptied": lambda place: largest(place / "params").write_bytes(b""),
-    "a data file deleted": lambda place: largest(place / "params").unlink(),
+    "data files truncated": lambda place: [truncate(path) for path in files(place / "params")],
+    "data files emptied": lambda place: [path.write_bytes(b"") for path in files(place / "params")],
+    "the parameters deleted": lambda place: shutil.rmtree(place / "params"),
     "the moments deleted": lambda place: shutil.rmtree(place / "moments"),
     "the description deleted": lambda place: shutil.rmtree(place / "about"),
     "the description without its end": lambda place: (place / "about" / "metadata").write_text('{"config": {'),
@@ -127,6 +139,23 @@ def test_a_run_continues_from_the_checkpoint_before_the_damaged_one(
     assert [path.name.partition("-")[0] for path in (run / "checkpoints" / "damaged").iterdir()] == ["6"]
 
 
+@pytest.mark.parametrize("damage", TO_A_FILE)
+def test_damage_to_any_file_is_noticed_or_harmless(halfway: Path, tmp_path: Path, damage: str) -> None:
+    """Some files are not read. Whatever is read must be what was saved."""
+    expected, said = alexnet.load(halfway)[1], []
+    for number, original in enumerate(files(halfway / "checkpoints" / "latest" / "6")):
+        run = copy_of(halfway, tmp_path / str(number))
+        TO_A_FILE[damage](run / original.relative_to(halfway))
+        try:
+            found = alexnet.load(run)[1]
+        except BadInput as error:
+            said.append(str(error))
+        else:
+            jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert len(said) >= 3
+    assert all("checkpoints/latest/6 cannot be read" in each or "is damaged: params/" in each for each in said), said
+
+
 def test_a_flipped_bit_is_named(halfway: Path, tmp_path: Path) -> None:
     run = copy_of(halfway, tmp_path)
     newest = run / "checkpoints" / "latest" / "6"
@@ -142,7 +171,7 @@ def test_if_no_checkpoint_is_whole_the_run_is_refused_and_nothing_is_moved(
 ) -> None:
     run = copy_of(halfway, tmp_path)
     for step in "5", "6":
-        truncate(run / "checkpoints" / "latest" / step)
+        shutil.rmtree(run / "checkpoints" / "latest" / step / "params")
     ended = run_command("train", tiny_file, "--data", tiny_data, "--workdir", run, "--mesh", "1,2")
     assert f"no checkpoint of {run} is whole" in ended.refused
     assert sorted(path.name for path in (run / "checkpoints" / "latest").iterdir()) == ["5", "6"]

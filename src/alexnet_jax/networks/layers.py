@@ -97,8 +97,9 @@ def _by_blocks(
 
 def _blocks(x_BHWC: Array, rows: int, columns: int, side: int) -> Array:
     """[B, rows * side, columns * side, C] -> [B, rows, columns, side * side * C]."""
-    x = x_BHWC.reshape(len(x_BHWC), rows, side, columns, side, -1)
-    return jnp.swapaxes(x, 2, 3).reshape(len(x_BHWC), rows, columns, -1)
+    B, *_, C = x_BHWC.shape
+    x = x_BHWC.reshape(B, rows, side, columns, side, C)
+    return jnp.swapaxes(x, 2, 3).reshape(B, rows, columns, side * side * C)
 
 
 def _convolve(x_BHWC: Array, kernel_HWIO: Array, stride: int, padding: tuple[int, int], precision: str | None) -> Array:
@@ -308,12 +309,12 @@ def _max_pool_fwd(x_BHWC: Array, size: int, stride: int) -> tuple[Array, Any]:
     first_BhwC = jnp.zeros(y_BhwC.shape, np.min_scalar_type(size * size))
     for number, element in reversed(list(enumerate(elements))):
         first_BhwC = jnp.where(element == y_BhwC, first_BhwC.dtype.type(number), first_BhwC)
-    return y_BhwC, (along_each, first_BhwC, x_BHWC.shape)
+    return y_BhwC, (along_each, first_BhwC, x_BHWC)
 
 
 def _max_pool_bwd(size: int, stride: int, saved: Any, g_BhwC: Array) -> tuple[Array]:
-    along_each, first_BhwC, (_, H, W, _) = saved
-    _, h, w, _ = g_BhwC.shape
+    along_each, first_BhwC, x_BHWC = saved
+    (H, W), (h, w) = x_BHWC.shape[1:3], g_BhwC.shape[1:3]
 
     def at_once(first_BhwC: Array, g_BhwC: Array) -> Array:
         # A GPU does all this in one operation, from the number of each window's first maximum.
