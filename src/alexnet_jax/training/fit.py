@@ -127,6 +127,10 @@ def fit(
 
     # From which step to which. An epoch shows every image once, and may end inside a batch.
     batch, examples = config.optim.batch, records.examples(TRAIN)
+    if batch > examples:
+        raise BadInput(
+            f"optim.batch is {batch} and {records.directory} has {examples} training images; give a batch of at most that"
+        )
     whole = math.ceil(config.optim.epochs * examples / batch)
     first, last = resumed.checkpoint.step if resumed else 0, min(whole, steps or whole)
     if not own_init and not forward:

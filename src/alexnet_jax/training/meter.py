@@ -11,7 +11,7 @@ from rich.progress import track
 from alexnet_jax.config import BadInput, Config
 from alexnet_jax.data.augment import Statistics
 from alexnet_jax.data.pipeline import validation_batches
-from alexnet_jax.data.records import EMBEDDED, TRAIN, VALIDATION, Records
+from alexnet_jax.data.records import EMBEDDED, VALIDATION, Records
 from alexnet_jax.data.views import test_views
 from alexnet_jax.networks import columns, functional
 from alexnet_jax.training import checkpoint
@@ -94,11 +94,6 @@ def check_fit(config: Config, records: Records) -> None:
         raise BadInput(
             f"the images in {where} have {C} channel(s) and the network reads {net.channels}; "
             f"give --model.channels {C}, or prepare grey images with --rgb"
-        )
-    if config.optim.batch > records.examples(TRAIN):
-        raise BadInput(
-            f"optim.batch is {config.optim.batch} and {where} has {records.examples(TRAIN)} training images; "
-            f"give a batch of at most that"
         )
     if min(H, W) + 2 * config.data.pad < net.image_size:
         raise BadInput(
