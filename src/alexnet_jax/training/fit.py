@@ -129,7 +129,8 @@ def fit(
     batch, examples = config.optim.batch, records.examples(TRAIN)
     if batch > examples:
         raise BadInput(
-            f"optim.batch is {batch} and {records.directory} has {examples} training images; give a batch of at most that"
+            f"optim.batch is {batch} and {records.directory} has {examples} training images; "
+            f"give a batch of at most that"
         )
     whole = math.ceil(config.optim.epochs * examples / batch)
     first, last = resumed.checkpoint.step if resumed else 0, min(whole, steps or whole)
