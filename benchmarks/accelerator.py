@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 from statistics import median
 from typing import Any, get_args
@@ -31,13 +30,14 @@ from alexnet_jax.config.presets import preset
 from alexnet_jax.data import augment
 from alexnet_jax.data.views import augmentation, test_views
 from alexnet_jax.networks import columns, functional
+from alexnet_jax.training.digest import digests
 from alexnet_jax.training.optimiser import rates
 from alexnet_jax.training.progress import Progress
 from alexnet_jax.training.step import make_train_step, new_state
 from contestants import machine
 from contestants.computed import computed, furthest
 from contestants.layer_times import layer_times
-from contestants.task import Work, flops, task_config, write_task
+from contestants.task import AGREE, Work, flops, task_config, write_task
 from contestants.turns import Match, markdown, processor, ratios, versions
 
 ROLES = Path(__file__).parent / "contestants"
@@ -92,6 +92,8 @@ class Plan:
     """the forms of PyTorch that compete in the first case and in inference"""
     seconds: float
     """for which each case is timed"""
+    tiny: bool = False
+    """for a CPU: every part is tried, and no figure means anything"""
 
 
 def full() -> Plan:
@@ -142,6 +144,7 @@ def tiny() -> Plan:
         ),
         beside=("NHWC eager",),
         seconds=0.1,
+        tiny=True,
     )
 
 
@@ -169,6 +172,12 @@ class Report:
         """Sets a part that has one entry."""
         self.figures[part] = figures
         self._write()
+
+    def fail(self, name: str, error: Exception) -> None:
+        """Notes what failed and why: the first line of the message."""
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
+        self.put("failed", self.figures.get("failed", {}) | {name: reason})
+        self.say(f"failed: {name}: {reason}")
 
     def say(self, text: str) -> None:
         print(f"[{max(0, self.left()):4.0f} s left] {text}", flush=True)
@@ -271,7 +280,7 @@ def device_rates(report: Report, plan: Plan) -> None:
 
 
 def correctness(report: Report, plan: Plan) -> None:
-    """Activations, gradients and five updates next to float64 on the CPU, for every precision.
+    """Logits, gradients and five updates next to float64 on the CPU, for every precision.
 
     The device should be as near as a CPU is in the same precision; TF32 as near as bfloat16.
     """
@@ -303,9 +312,9 @@ def correctness(report: Report, plan: Plan) -> None:
                 raise RuntimeError(f"computed.py failed for {name} in {precision}")
         for name, _ in plan.exact:
             kinds = ("float64", "float32", "bfloat16")
-            exact, full, rough = (dict(np.load(Path(home) / name / f"{kind}.npz")) for kind in kinds)
+            exact, single, rough = (dict(np.load(Path(home) / name / f"{kind}.npz")) for kind in kinds)
             for precision, mesh in ((precision, mesh) for of, precision, mesh in wanted if of == name):
-                here, cpu = found[name, precision, mesh], rough if precision == "bfloat16" else full
+                here, cpu = found[name, precision, mesh], rough if precision == "bfloat16" else single
                 rows = {}
                 for what in "logits", "gradient", "update":
                     distance, where = furthest(here, exact, what)
@@ -331,8 +340,8 @@ def correctness(report: Report, plan: Plan) -> None:
 
 
 def environment() -> dict[str, str]:
-    """For child processes: our modules, and room for several of them on one device."""
-    return {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    """For child processes: our modules."""
+    return {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
 def workers() -> int:
@@ -356,12 +365,7 @@ def speed(report: Report, plan: Plan, group: tuple[Case, ...]) -> None:
                 raise program
             measure(report, plan, program)
         except Exception as error:  # often: not enough memory
-            report.put("failed", report.figures.get("failed", {}) | {str(case): first_line(error)})
-            report.say(f"failed: {case}: {first_line(error)}")
-
-
-def first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
+            report.fail(str(case), error)
 
 
 def measure(report: Report, plan: Plan, program: Program) -> None:
@@ -405,9 +409,6 @@ def profile(report: Report, plan: Plan) -> None:
     report.say(", ".join(f"{name} {ms:.2f} ms" for name, ms in layers.items()))
 
 
-AGREE: dict[Precision, float] = {"float32": 1e-3, "tf32": 5e-3, "bfloat16": 1e-2}
-
-
 def beside_pytorch(report: Report, plan: Plan) -> None:
     """The first case and inference next to PyTorch, in turns, on images already cropped."""
     if importlib.util.find_spec("torch") is None:
@@ -416,10 +417,14 @@ def beside_pytorch(report: Report, plan: Plan) -> None:
     first = plan.cases[0][0]
     config = task_config(first.config, first.batch)
     works: tuple[Work, ...] = ("train", "infer")
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as home:
+        directories = {work: Path(home) / work for work in works}
+        for work, directory in directories.items():
+            directory.mkdir()
+            write_task(directory, config, work, first.precision, 1)
 
-        def entered(*forms: str) -> Match:
-            match = Match()
+        def entered(work: Work, *forms: str) -> Match:
+            match, directory = Match(), str(directories[work])
             match.enter("ours", ROLES / "ours.py", directory, "1,1", environment=environment())
             for form in forms:
                 more = {"TORCHINDUCTOR_COMPILE_THREADS": str(workers())}
@@ -427,17 +432,15 @@ def beside_pytorch(report: Report, plan: Plan) -> None:
             return match
 
         # The same loss, without compiling more than once. The tests compare training steps too.
-        write_task(Path(directory), config, "infer", first.precision, 1)
-        with entered("NHWC eager") as match:
+        with entered("infer", "NHWC eager") as match:
             losses = {name: answer["losses"][0] for name, answer in match.play(check=True).items()}
         if len(losses) < 2 or abs(np.subtract(*losses.values())) > AGREE[first.precision] * losses["ours"]:
             raise RuntimeError(f"PyTorch does not compute the same: {losses or match.skipped}")
         for work in works:
-            if report.left() < 45 * (plan.seconds >= 1):
+            if report.left() < 45 and not plan.tiny:
                 report.say(f"no time is left to compare {work} with PyTorch")
                 continue
-            write_task(Path(directory), config, work, first.precision, 1)
-            with entered(*plan.beside) as match:
+            with entered(work, *plan.beside) as match:
                 match.play(seconds=0.0)
                 for _ in range(3):
                     match.count(match.play(seconds=plan.seconds))
@@ -489,11 +492,10 @@ def feeding(report: Report, plan: Plan) -> None:
 
 def on_the_device(report: Report, plan: Plan) -> None:
     """`fashion` with all 60,000 images on the device: one step per call, and many steps per call."""
-    full = plan.seconds >= 1
-    for batch in (64, 1024) if full else (64,):
-        program = Program(Case("fashion" if full else "tiny", "train", "float32", batch))
-        images = 60_000 if full else 2_000
-        many = 50 if full else 2  # on a CPU, convolutions in a loop are slow
+    for batch in (64,) if plan.tiny else (64, 1024):
+        program = Program(Case("tiny" if plan.tiny else "fashion", "train", "float32", batch))
+        images = 2_000 if plan.tiny else 60_000
+        many = 2 if plan.tiny else 50  # on a CPU, convolutions in a loop are slow
         there = jnp.zeros((images, *program.host_images.shape[1:]), jnp.uint8), jnp.zeros(images, jnp.int32)
         order = jnp.arange(many * batch, dtype=jnp.int32).reshape(many, batch) % images
         found = {
@@ -535,28 +537,24 @@ def from_host(program: Program) -> Callable[[], Any]:
     return lambda: program.run(*program.put(*batches[next(turns) % len(batches)]))
 
 
-def digest(tiny: bool) -> str:
-    """A digest of the parameters after ten steps of the first case."""
+def after_ten_steps(tiny: bool) -> str:
+    """The digests of all parameters after ten steps of the first case."""
     program = Program(plan_of(tiny).cases[0][0])
     for _ in range(10):
         program.run()
-    found = sha256()
-    for array in jax.tree.leaves(program.state.params):
-        found.update(np.asarray(array).tobytes())
-    return found.hexdigest()
+    return " ".join(digests(program.state.params).values())
 
 
 def repeated(report: Report, plan: Plan) -> None:
     """Whether two processes end with the same bits, without and with XLA's flags for that."""
-    tiny = plan.seconds < 1
     for name, flags in (
         ("as it is", ""),
         ("deterministic", "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"),
     ):
-        if tiny and flags:
+        if plan.tiny and flags:
             continue  # a CPU build does not know these flags
         variables = environment() | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()}
-        command = [sys.executable, "-c", f"import accelerator; print(accelerator.digest({tiny}))"]
+        command = [sys.executable, "-c", f"import accelerator; print(accelerator.after_ten_steps({plan.tiny}))"]
         children = [
             subprocess.Popen(command, env=os.environ | variables, cwd=ROLES.parent, stdout=subprocess.PIPE, text=True)
             for _ in range(2)
@@ -661,8 +659,7 @@ def main() -> None:
         try:
             part(report, plan)
         except Exception as error:  # one part that fails must not cost the others
-            report.put("failed", report.figures.get("failed", {}) | {name: first_line(error)})
-            report.say(f"failed: {name}: {first_line(error)}")
+            report.fail(name, error)
     print(tables(report.figures))
     if "failed" in report.figures:
         sys.exit(1)

@@ -22,7 +22,7 @@ from alexnet_jax.config import BadInput, Config, Precision
 from alexnet_jax.config.presets import preset
 from alexnet_jax.data.records import cores
 from contestants import tables, whole_runs
-from contestants.task import Work, flops, task_config, write_task
+from contestants.task import AGREE, Work, flops, task_config, write_task
 from contestants.turns import Match, processor, ratios, versions_in
 
 Kind = Literal["ours", "plain", "pytorch", "onnxruntime"]
@@ -32,8 +32,6 @@ PROGRAM = "benchmarks/speed.py"
 ROLES = Path(__file__).parent / "contestants"
 KEPT = ", memory kept as ours"
 MACHINE, PLAIN, ONNX = "the machine", f"plain JAX {jax.__version__}", "onnxruntime"
-# The largest accepted difference between two losses, as a fraction of the reference's first loss.
-AGREE: dict[Precision, float] = {"float32": 1e-3, "tf32": 5e-3, "bfloat16": 1e-2}
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Damage, and two at once: a run says what is wrong and loses nothing."""
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -18,7 +19,7 @@ import alexnet_jax as alexnet
 from alexnet_jax.config import BadInput, Config, OptimConfig
 from alexnet_jax.networks import columns
 from alexnet_jax.training.digest import digests
-from alexnet_jax.training.lock import alone_in
+from alexnet_jax.training.run_directory import alone_in
 
 # -------------------------------------------------------------------------------------------------------- digests
 
@@ -204,6 +205,15 @@ def test_a_second_run_in_the_same_directory_is_refused(
     assert alexnet.load(run)  # unharmed
     assert (run / "lock").exists()  # as after a kill: it is no obstacle
     assert train(tiny_file, tiny_data, run, "--steps", 7).code == 0
+
+
+def test_a_file_system_without_locks_does_not_stop_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with alone_in(tmp_path / "run"):
+        assert (tmp_path / "run" / "lock").exists()
 
 
 def test_a_new_directory_that_holds_only_a_lock_is_a_new_run(tiny_file: Path, tiny_data: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a network computes: activations, gradients and five updates.
+"""What a network computes: logits, gradients and five updates.
 
 `python computed.py DIRECTORY FILE float64` computes them on the CPU, from the task in DIRECTORY, and writes an .npz. In
 place of float64 there may be a precision.
@@ -33,10 +33,7 @@ def computed(directory: str, precision: Precision, mesh: Mesh | None = None) -> 
     """{"logits": .., "gradient of conv1/kernel": .., "update of conv1/kernel": ..}; in float64 if that is enabled."""
     _, config, arrays, host_images, labels = ours.given(directory)
     wide = jnp.zeros(1, float).dtype  # float64 if that is enabled
-    params: dict[str, Any] = {}
-    for name, array in arrays.items():
-        layer, kind = name.split("/")
-        params.setdefault(layer, {})[kind] = jnp.asarray(array, wide)
+    params = ours.nested(arrays, wide)
     if mesh:
         params = columns.shard(params, config.model, mesh)
     images = jnp.asarray(host_images, wide)

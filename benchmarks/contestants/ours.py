@@ -23,11 +23,17 @@ def given(directory: str) -> tuple[dict[str, Any], Any, dict[str, np.ndarray], n
     """What `write_task` wrote: the task, its Config, parameters by "layer/kind", images and labels."""
     task = json.loads((Path(directory) / "task.json").read_text())
     batch = np.load(Path(directory) / "batch.npz")
-    if jax.default_backend() != "cpu" and task["precision"] != "bfloat16":  # there the default may be TF32
-        precisions = {"float32": "float32", "tf32": "tensorfloat32"}
-        jax.config.update("jax_default_matmul_precision", precisions[task["precision"]])
     params = dict(np.load(Path(directory) / "params.npz"))
     return task, from_json(json.dumps(task["config"])), params, batch["images"], batch["labels"]
+
+
+def nested(arrays: dict[str, np.ndarray], dtype: Any = None) -> Any:
+    """{"conv1/kernel": ..} -> {"conv1": {"kernel": ..}}, on the device."""
+    params: dict[str, dict[str, Array]] = {}
+    for name, array in arrays.items():
+        layer, kind = name.split("/")
+        params.setdefault(layer, {})[kind] = jnp.array(array, dtype)
+    return params
 
 
 def role(directory: str, mesh_sizes: str) -> Worker:
@@ -39,11 +45,7 @@ def role(directory: str, mesh_sizes: str) -> Worker:
     batch = columns.shard_batch({"image": images, "label": labels}, mesh, len(images))
 
     def fresh_params() -> Any:
-        params: dict[str, dict[str, Array]] = {}
-        for name, array in arrays.items():
-            layer, kind = name.split("/")
-            params.setdefault(layer, {})[kind] = jnp.array(array)
-        return columns.shard(params, config.model, mesh)
+        return columns.shard(nested(arrays), config.model, mesh)
 
     if task["work"] == "infer":
         forward, params = functional.forward(config.model, mesh, precision), fresh_params()

@@ -80,6 +80,9 @@ def update(task: dict[str, Any], number: Array, name: str, w: Array, g: Array, m
 
 def role(directory: str) -> Worker:
     task, config, arrays, *batch = given(directory)
+    if jax.default_backend() != "cpu" and task["precision"] != "bfloat16":  # there the default may be TF32
+        precisions = {"float32": "float32", "tf32": "tensorfloat32"}
+        jax.config.update("jax_default_matmul_precision", precisions[task["precision"]])
     images, labels = map(jnp.asarray, batch)
     dtype = jnp.bfloat16 if task["precision"] == "bfloat16" else jnp.float32
 

@@ -17,15 +17,13 @@ from alexnet_jax.training.progress import Progress
 
 Work = Literal["train", "infer"]
 
+# The largest accepted difference between two losses, as a fraction of the reference's first loss.
+AGREE: dict[Precision, float] = {"float32": 1e-3, "tf32": 5e-3, "bfloat16": 1e-2}
+
 
 def flops(model: Model, work: Work, batch: int) -> int:
-    """Floating-point operations of one step: two for each multiply-add in convolutions and matrix products.
-
-    Training adds the gradients with respect to kernels and inputs. conv1 needs none with respect to its input.
-    """
-    rows = functional.describe(model)
-    passes = {row.layer: 1 if work == "infer" else 2 if row is rows[0] else 3 for row in rows}
-    return 2 * batch * sum(passes[row.layer] * row.multiply_adds for row in rows)
+    """Floating-point operations of one step: two for each multiply-add in convolutions and matrix products."""
+    return 2 * batch * functional.multiply_adds(model, train=work == "train")
 
 
 def task_config(config: Config, batch: int) -> Config:

@@ -137,6 +137,15 @@ def describe(model: Model) -> list[Row]:
     return rows
 
 
+def multiply_adds(model: Model, train: bool) -> int:
+    """Of one image, forward or in a training step.
+
+    A step adds the gradients by kernels and by inputs, each as much as the layer; the first layer has only the former.
+    """
+    first, *others = (row.multiply_adds for row in describe(model))
+    return 2 * first + 3 * sum(others) if train else first + sum(others)
+
+
 def activation_shapes(model: Model) -> dict[str, jax.ShapeDtypeStruct]:
     """The shape of every activation for one image, in the network's order."""
     order: list[str] = []

@@ -296,15 +296,17 @@ def _positions(side: int, config: Pool) -> np.ndarray:
     return np.minimum(starts + config.size, side) - starts
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _max_pool(x_BHWC: Array, size: int, stride: int) -> Array:
+def _max_along_each(x_BHWC: Array, size: int, stride: int) -> Array:
     """Max pooling along rows, then along columns. Each window's gradient goes to its first maximum, row by row."""
     # Otherwise XLA's CPU compiler computes LRN again in each window.
     return _max_along(_max_along(computed_once(x_BHWC), 2, size, stride), 1, size, stride)
 
 
+_max_pool = jax.custom_vjp(_max_along_each, nondiff_argnums=(1, 2))
+
+
 def _max_pool_fwd(x_BHWC: Array, size: int, stride: int) -> tuple[Array, Any]:
-    y_BhwC, along_each = jax.vjp(lambda x: _max_pool.fun(x, size, stride), x_BHWC)
+    y_BhwC, along_each = jax.vjp(lambda x: _max_along_each(x, size, stride), x_BHWC)
     elements = [part for rows in _slices(x_BHWC, 1, size, stride) for part in _slices(rows, 2, size, stride)]
     first_BhwC = jnp.zeros(y_BhwC.shape, np.min_scalar_type(size * size))
     for number, element in reversed(list(enumerate(elements))):

@@ -4,7 +4,6 @@ A model, not a measurement: devices in a ring, one collective after another, not
 """
 
 from collections.abc import Callable, Iterator
-from itertools import groupby
 from typing import NamedTuple
 
 from alexnet_jax.config import BadInput, Config
@@ -22,10 +21,9 @@ class Link(NamedTuple):
 
     def seconds(self, sent: list[Collective]) -> float:
         """Time for these collectives. Gradients and metrics between the same devices travel as one, as XLA has it."""
-        whole = [one for one in sent if one.direction in ("forward", "backward")]
-        sums = sorted((one for one in sent if one not in whole), key=lambda one: one.devices)
-        merged = [list(group) for _, group in groupby(sums, key=lambda one: one.devices)]
-        messages = sum(group[0].steps for group in ([one] for one in whole)) + sum(group[0].steps for group in merged)
+        merged = {one.devices: one for one in sent if one.direction in ("gradients", "metrics")}
+        alone = [one for one in sent if one.direction in ("forward", "backward")]
+        messages = sum(one.steps for one in (*alone, *merged.values()))
         return messages * self.microseconds * 1e-6 + sum(one.bytes for one in sent) / (self.gigabytes_per_second * 1e9)
 
 
@@ -52,13 +50,8 @@ def link(text: str) -> Link:
 
 
 def arithmetic_seconds(config: Config, batch: int, devices: int, flops: float) -> float:
-    """Time of a step's arithmetic on devices of `flops` operations a second, perfectly divided among them.
-
-    The gradient by a layer's input and that by its kernel take as much as the layer itself; conv1 has only the second.
-    """
-    rows = functional.describe(config.model)
-    multiply_adds = sum(row.multiply_adds * (2 if row.layer == "conv1" else 3) for row in rows)
-    return 2 * multiply_adds * batch / devices / flops
+    """Time of a step's arithmetic on devices of `flops` operations a second, perfectly divided among them."""
+    return 2 * functional.multiply_adds(config.model, train=True) * batch / devices / flops
 
 
 class Alternative(NamedTuple):

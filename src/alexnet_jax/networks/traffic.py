@@ -137,7 +137,7 @@ def _activations(config: Config, devices: Devices, batch: int) -> Iterator[Colle
             yield from both_ways(layer, (rows, *of_device("fc6", devices.number)), devices.data)
         if layer in model.meet:
             yield from both_ways(layer, (rows, *of_device(before[layer], devices.columns)), devices.columns)
-        if model.norm and model.lrn_across_columns and "norm" in getattr(model, layer).__dict__.get("then", ()):
+        if model.norm and model.lrn_across_columns and "norm" in getattr(getattr(model, layer), "then", ()):
             norm = layer.replace("conv", "norm")
             for maps in model.lrn.reach:  # from the neighbours on both sides
                 shape = (rows, *acts[norm][:-1], maps)

@@ -95,8 +95,8 @@ class Checkpoint:
             target = jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), shapes, layout)
         with self._reading(), ocp.StandardCheckpointer() as reader:
             restored = reader.restore(self.path / item, target)
-        saved = self.digests.get(item, {})
-        changed = [name for name, digest in digests(restored).items() if saved.get(name, digest) != digest]
+        saved = self.digests.get(item)
+        changed = [name for name, digest in digests(restored).items() if saved.get(name) != digest] if saved else []
         if changed:
             raise Damaged(f"the checkpoint {self.path} is damaged: {item}/{changed[0]} is not what was saved")
         return restored
@@ -128,19 +128,23 @@ def find(path: str | Path) -> Checkpoint:
         raise BadInput(f"there is no run or checkpoint {path}")
     if (place / "checkpoints").is_dir():
         place = place / "checkpoints" / LATEST
-    if not (place / "about").is_dir():
-        steps = [int(child.name) for child in place.iterdir() if child.name.isdigit()] if place.is_dir() else []
-        if not steps:
-            raise BadInput(f"{path} holds no checkpoint; give a run directory made by python -m alexnet_jax.train")
-        place = place / str(max(steps))
-    return read(place)
+    if (place / "about").is_dir():
+        return read(place)
+    steps = _steps(place)
+    if not steps:
+        raise BadInput(f"{path} holds no checkpoint; give a run directory made by python -m alexnet_jax.train")
+    return read(steps[0])
 
 
 def newest_first(run: Path) -> list[Path]:
     """The checkpoints that a run can continue from."""
-    latest = run.absolute() / "checkpoints" / LATEST
-    steps = [int(child.name) for child in latest.iterdir() if child.name.isdigit()] if latest.is_dir() else []
-    return [latest / str(step) for step in sorted(steps, reverse=True)]
+    return _steps(run.absolute() / "checkpoints" / LATEST)
+
+
+def _steps(directory: Path) -> list[Path]:
+    """The checkpoints in a directory, the newest first; none if there is no such directory."""
+    found = [child for child in directory.iterdir() if child.name.isdigit()] if directory.is_dir() else []
+    return sorted(found, key=lambda child: int(child.name), reverse=True)
 
 
 def set_aside(place: Path) -> None:

@@ -1,8 +1,7 @@
 """A whole run in one call: it trains, logs and saves, and continues if it was interrupted."""
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,22 +14,20 @@ from jax import Array
 from jax.sharding import Mesh
 from rich.console import Console
 
-from alexnet_jax.config import BadInput, Config, diff, from_json, preset, to_json
+from alexnet_jax.config import BadInput, Config, diff, preset
 from alexnet_jax.data.pipeline import training_batches
 from alexnet_jax.data.records import EMBEDDED, TRAIN, Records
 from alexnet_jax.data.views import augmentation
 from alexnet_jax.networks import columns, functional
 from alexnet_jax.training import checkpoint
-from alexnet_jax.training.lock import LOCK, alone_in
 from alexnet_jax.training.log import Log, ProgressBar, Watch, network_table, peak_memory, read_metrics
 from alexnet_jax.training.meter import Meter, check_fit
 from alexnet_jax.training.optimiser import check_layers, rates
 from alexnet_jax.training.progress import Progress
+from alexnet_jax.training.run_directory import check_run, resume, run_directory
 from alexnet_jax.training.signals import Signals
 from alexnet_jax.training.step import State, make_train_step, new_state
 from alexnet_jax.training.trained import start_from
-
-UNFINISHED = "config.incomplete"
 
 Init = Callable[[Array], Any]
 
@@ -169,7 +166,6 @@ def fit(
     )
 
     with (
-        alone_in(path),
         run_directory(path, config, resumed),
         Log(path, first) as log,
         checkpoint.Writer(path, config, about(records), records.statistics._asdict(), save_minutes) as writer,
@@ -262,63 +258,6 @@ def layout_of(shapes: State, mesh: Mesh, layout: columns.Layout = "columns", *, 
     return State(
         columns.everywhere(shapes.step, mesh), params, columns.like(shapes.moments, shapes.params, params, mesh)
     )
-
-
-# ----------------------------------------------------------------------------------------------- the run directory
-
-
-def check_run(run: Path, config: Config) -> None:
-    """Raises BadInput if the directory holds something else than a run with this config."""
-    path = run / "config.json"
-    if path.exists():
-        other = diff(from_json(path.read_text()), config)
-        if other:
-            fields = ", ".join(f"{name} (was {there}, now {here})" for name, (there, here) in other.items())
-            raise BadInput(f"{run} is a run with another config: {fields}; give another --workdir")
-    elif run.exists() and any(child.name not in (UNFINISHED, LOCK) for child in run.iterdir()):
-        raise BadInput(f"{run} is not empty and not a run; give another --workdir")
-
-
-@dataclass(frozen=True)
-class Resumed:
-    """Where a run continues."""
-
-    checkpoint: checkpoint.Checkpoint
-    state: State
-    damaged: list[Path]
-    """newer checkpoints that cannot be used"""
-
-
-def resume(run: Path, fingerprint: str, shapes: State, places: State, say: Callable[[str], None]) -> Resumed | None:
-    """The newest checkpoint that is whole, if there are any. Raises BadInput if none is, or if the data is other."""
-    damaged: list[Path] = []
-    for place in checkpoint.newest_first(run):
-        try:
-            found = checkpoint.read(place)
-            if found.data["fingerprint"] != fingerprint:
-                if found.data["fingerprint"] is None:
-                    raise BadInput(f"{run} holds weights of another program; give another --workdir and --init {run}")
-                raise BadInput(f"{run} was trained on other data; give --data {found.data['path'] or EMBEDDED}")
-            return Resumed(found, found.state(shapes, places), damaged)
-        except checkpoint.Damaged as error:
-            say(f"{error}.")
-            damaged.append(place)
-    if damaged:
-        raise BadInput(f"no checkpoint of {run} is whole; give another --workdir, or remove {run} to start again")
-    return None
-
-
-@contextmanager
-def run_directory(run: Path, config: Config, resumed: Resumed | None) -> Iterator[None]:
-    """Makes the run directory ready, once it is locked. Raises BadInput if another process has just used it."""
-    expected = [*resumed.damaged, resumed.checkpoint.path] if resumed else []
-    if checkpoint.newest_first(run)[: len(expected) or None] != expected:
-        raise BadInput(f"{run} has changed in the meantime; repeat the command")
-    for place in resumed.damaged if resumed else ():
-        checkpoint.set_aside(place)
-    (run / UNFINISHED).write_text(to_json(config))
-    (run / UNFINISHED).rename(run / "config.json")
-    yield
 
 
 def about(records: Records) -> dict[str, Any]:
