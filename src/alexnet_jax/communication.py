@@ -200,7 +200,7 @@ def communication() -> None:
     step = compiled_step(config, devices, batch, mesh)
     program = step.as_text()
     # XLA for CPUs sends bfloat16 as float32, and XLA for TPUs sends as bfloat16 what is multiplied as such.
-    types = config.precision == "float32" and not options.topology
+    types = config.precision != "bfloat16" and not options.topology
     pairs = compiled.compare(planned, compiled.read(program, functional.activation_shapes(config.model)), types)
     sent = [pair.found for pair in pairs if pair.found]
     named = [replace(pair.planned, item=pair.found.item) for pair in pairs if pair.planned and pair.found]
