@@ -19,7 +19,7 @@ import alexnet_jax as alexnet
 from alexnet_jax.config import BadInput, Config, OptimConfig
 from alexnet_jax.networks import columns
 from alexnet_jax.training.digest import digests
-from alexnet_jax.training.run_directory import alone_in
+from alexnet_jax.training.run_directory import alone_in, run_directory
 
 # -------------------------------------------------------------------------------------------------------- digests
 
@@ -205,6 +205,15 @@ def test_a_second_run_in_the_same_directory_is_refused(
     assert alexnet.load(run)  # unharmed
     assert (run / "lock").exists()  # as after a kill: it is no obstacle
     assert train(tiny_file, tiny_data, run, "--steps", 7).code == 0
+
+
+def test_a_run_that_has_changed_since_it_was_read_is_refused(halfway: Path, tiny: Config, tmp_path: Path) -> None:
+    run = copy_of(halfway, tmp_path)
+    with (
+        pytest.raises(BadInput, match="has changed in the meantime; repeat the command"),
+        run_directory(run, tiny, None),
+    ):
+        pytest.fail("another process has saved checkpoints here")
 
 
 def test_a_file_system_without_locks_does_not_stop_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
