@@ -185,6 +185,8 @@ class Contestant:
             self.end()
             raise Out(" ".join(answer["error"].split())[:300])
         os.killpg(self._process.pid, signal.SIGSTOP)
+        # If we are killed, the system ends a process that has stopped, but not one that is only about to stop.
+        os.waitpid(self._process.pid, os.WUNTRACED)
         return answer
 
     def _last_words(self) -> str:
