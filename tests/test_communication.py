@@ -1,6 +1,7 @@
 """What devices send each other: the plan is what the compiled step does, and nothing else."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,7 @@ from PIL import Image
 
 from alexnet_jax import communication
 from alexnet_jax.config import PRESETS, BadInput, Config, preset
-from alexnet_jax.networks import columns, compiled, drawing, functional, links, traffic
+from alexnet_jax.networks import columns, compiled, drawing, functional, links, topology, traffic
 from alexnet_jax.networks.traffic import Collective, Devices
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
@@ -201,6 +202,7 @@ metadata={op_name="jit(step)/jvp(jit(apply))/shard_map/AlexNet/conv3/exchange/al
   %again = ((f32[8,4]), f32[4,4], u32[]) async-start(%p), calls=%async_computation
   %merged = (f32[3]{0}, /*index=1*/f32[]) all-reduce-start(%g, %l), \
 replica_groups=mesh['axis_0'=4,'axis_1'=1], device_ids=([2,2]T(1,0)) {'axis_0'}, to_apply=%add
+  %gpu = ((f32[7]{0}), f32[7]{0}) all-reduce-start(%g), replica_groups={{0,1},{2,3}}, to_apply=%add
   %part = f32[2]{0} all-reduce(%g), replica_groups=mesh['data'=2,'column'=4] {'data','column':(2)2}, to_apply=%add
   %alone = f32[9]{0} all-reduce(%g), replica_groups={{0},{1},{2},{3}}, to_apply=%add
   %nowhere = f32[9]{0} collective-permute(%g), source_target_pairs={}
@@ -221,6 +223,7 @@ def test_asynchronous_merged_and_looped_collectives_are_all_counted() -> None:
         scatter,
         Collective("", "all-reduce", "forward", (3,), 4),
         Collective("", "all-reduce", "forward", (), 4),
+        Collective("", "all-reduce", "forward", (7,), 2),
         Collective("", "all-reduce", "forward", (2,), 4),
         Collective("", "collective-permute", "forward", (9,), 2),
         *3 * [Collective("", "all-reduce", "forward", (2,), 2)],
@@ -338,13 +341,65 @@ def test_what_cannot_be_drawn_is_said(tiny_file: Path, tmp_path: Path) -> None:
         drawn(tmp_path, preset("fashion"), Devices(4, 2, HYBRID))
 
 
-def test_topologies(tiny_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """libtpu is too large for a test environment; what is said without it, and how many chips a name has."""
-    assert communication.chips_of("v5e:16x16") == 256
-    assert communication.chips_of("v4:2x2x4") == 16
-    for wrong in ("v5e", "v5e:", "v5e:2xtwo"):
-        with pytest.raises(BadInput, match="is not a kind of TPU and its chips"):
-            communication.chips_of(wrong)
-    monkeypatch.setattr(communication.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(BadInput, match=r"--topology needs libtpu; install alexnet_jax\[topology\]"):
-        communication.topology_mesh("v5e:2x2", Devices(2, 2))
+def test_sums_that_a_compiler_concatenates_are_taken_apart() -> None:
+    sums = [
+        Collective(layer, "all-reduce", direction, shape, 4)
+        for layer, direction, shape in (
+            ("conv1", "gradients", (3, 4)),
+            ("conv1", "gradients", (4,)),
+            ("fc8", "gradients", (4, 5)),
+            ("fc8", "gradients", (5,)),
+            ("loss", "metrics", ()),
+            ("top1_error", "metrics", ()),
+        )
+    ]
+
+    def missing(*found: Collective) -> list[Collective | None]:
+        return [pair.planned or pair.found for pair in compiled.compare(sums, list(found)) if pair.differ]
+
+    def one(elements: int, devices: int = 4) -> Collective:
+        return Collective("", "all-reduce", "backward", (elements,), devices)
+
+    assert missing(one(41)) == missing(one(43)) == missing(one(17), one(24)) == missing(*sums) == []
+    assert missing(one(37), replace(sums[1], layer="")) == [], "all but the one that is summed alone"
+    assert missing(one(12), one(29)) == [], "a part of the plan, with no metric and with all"
+    assert missing(one(44)) == [*sums[:4], one(44)], "more metrics than there are"
+    assert missing(one(41, devices=2)) == [*sums[:4], one(41, devices=2)]
+    assert missing(one(16)) == sums[2:4]
+
+
+# --------------------------------------------------------------------------------- for accelerators that are not there
+
+
+def test_the_names_of_topologies(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [topology.chips(name) for name in ("v5e:16x16", "v4:2x2x4", "h100:8", "h100:4x8")] == [256, 16, 8, 32]
+    for wrong in ("v5e", "v5e:", "v5e:2xtwo", "h100"):
+        with pytest.raises(BadInput, match="is not a kind of device and its chips"):
+            topology.chips(wrong)
+    monkeypatch.setattr(topology.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BadInput, match=r"--topology needs libtpu for TPUs; install alexnet_jax\[topology\]"):
+        topology.mesh("v5e:2x2", Devices(2, 2))
+    with pytest.raises(BadInput, match=r"needs JAX's CUDA plugin for GPUs; install alexnet_jax\[cuda13\]"):
+        topology.mesh("h100:8", Devices(4, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "mesh"),
+    [("v5e:2x2", "libtpu", "2,2"), ("h100:4", "jax_cuda13_plugin", "2,2"), ("h100:2x8", "jax_cuda13_plugin", "16,1")],
+)
+def test_the_program_for_accelerators_that_are_not_there(name: str, package: str, mesh: str) -> None:
+    """Run where the extra `topology` or `cuda13` is installed: either is too large for the test environment."""
+    pytest.importorskip(package)
+
+    def ended(mesh: str) -> subprocess.CompletedProcess[str]:
+        options = ["fashion", "--topology", name, "--mesh", mesh, "--batch", "64"]
+        command = [sys.executable, "-m", "alexnet_jax.communication", *options]
+        return subprocess.run(command, capture_output=True, text=True, timeout=600)
+
+    good = ended(mesh)
+    assert good.returncode == 0, good.stderr[-2000:]
+    assert f"compiled by XLA for {name}" in good.stdout
+    assert "Memory of a device" in good.stdout
+    wrong = ended("1,2")
+    assert wrong.returncode == 2
+    assert "devices, and --mesh 1,2 uses 2; give another --mesh" in wrong.stderr

@@ -1,9 +1,6 @@
 """python -m alexnet_jax.communication [CONFIG]: what a training step sends between devices, and what it would cost."""
 
-import importlib.util
 import json
-import math
-import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -14,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from rich.console import Console
@@ -24,11 +20,13 @@ from alexnet_jax import command_line
 from alexnet_jax.config import BadInput, Config
 from alexnet_jax.data.augment import Statistics
 from alexnet_jax.data.views import augmentation
-from alexnet_jax.networks import columns, compiled, drawing, functional, links, traffic
+from alexnet_jax.networks import columns, compiled, drawing, functional, links, topology, traffic
 from alexnet_jax.training.fit import layout_of
 from alexnet_jax.training.optimiser import rates
 from alexnet_jax.training.progress import Progress
 from alexnet_jax.training.step import make_train_step, new_state
+
+CPUS = "CPUs"
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class Options:
     plot: Path | None = None
     """draw the time of each layout for up to 1,024 devices into this file, .svg or .png"""
     topology: str | None = None
-    """compile for these TPU chips, such as v5e:16x16, which need not be here (install alexnet_jax[topology])"""
+    """compile for accelerators that need not be here: v5e:16x16 (install alexnet_jax[topology]) or h100:8 (cuda13)"""
     figure: Path | None = None
     """draw the network on its devices into this file, .svg or .png"""
     json: bool = False
@@ -79,32 +77,6 @@ def compiled_step(config: Config, devices: traffic.Devices, batch: int, mesh: Me
     key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype, sharding=NamedSharding(mesh, P()))
     rate = rates(config.optim, 0.0, Progress())
     return step.lower(state, images, labels, key, rate, 1.0).compile()  # type: ignore[attr-defined]
-
-
-def topology_mesh(name: str, devices: traffic.Devices) -> Mesh:
-    """A mesh of the chips of a TPU topology such as v5e:16x16. Raises BadInput."""
-    if not importlib.util.find_spec("libtpu"):
-        raise BadInput("--topology needs libtpu; install alexnet_jax[topology]")
-    # Otherwise libtpu asks the cloud which chips are here, and complains that there are none.
-    for variable, value in {"SKIP_MDS_QUERY": "1", "WORKER_HOSTNAMES": "localhost", "ACCELERATOR_TYPE": name}.items():
-        os.environ.setdefault(f"TPU_{variable}", value)
-    try:
-        chips = topologies.get_topology_desc(platform="tpu", topology_name=name).devices
-    except Exception as error:  # libtpu raises several kinds
-        raise BadInput(f"libtpu has no topology {name}: {str(error).splitlines()[0][:200]}") from error
-    if len(chips) != devices.number:
-        raise BadInput(
-            f"{name} has {len(chips)} chips, and {devices.options} uses {devices.number}; give another --mesh"
-        )
-    return Mesh(np.array(chips).reshape(devices.data, devices.columns), (columns.DATA, columns.COLUMN))
-
-
-def chips_of(topology: str) -> int:
-    """The number of chips in the name of a topology. Raises BadInput."""
-    sizes = topology.partition(":")[2].split("x")
-    if not all(size.isdigit() and int(size) for size in sizes):
-        raise BadInput(f"--topology {topology} is not a kind of TPU and its chips, as in --topology v5e:16x16")
-    return math.prod(map(int, sizes))
 
 
 def as_json(one: traffic.Collective) -> dict[str, Any]:
@@ -176,9 +148,99 @@ def devices_of(options: Options, config: Config) -> traffic.Devices:
     """The mesh and layout that the options ask for. Raises BadInput."""
     if options.mesh == "auto":
         count = config.model.columns if options.layout == "columns" else 1
-        chips = chips_of(options.topology) if options.topology else max(2, count)
+        chips = topology.chips(options.topology) if options.topology else max(2, count)
         return traffic.Devices(max(1, chips // count), count, options.layout)
     return traffic.Devices(*command_line.sizes_of(options.mesh), options.layout)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one training step sends."""
+
+    config: Config
+    devices: traffic.Devices
+    batch: int
+    place: str
+    """what the step was compiled for"""
+    step: Any
+    """the compiled step"""
+    pairs: list[compiled.Pair]
+    link: links.Link
+    flops: float
+
+    @property
+    def named(self) -> list[traffic.Collective]:
+        """What the program sends, with the plan's names."""
+        return [replace(pair.planned, item=pair.found.item) for pair in self.pairs if pair.planned and pair.found]
+
+    @property
+    def differ(self) -> list[compiled.Pair]:
+        return [pair for pair in self.pairs if pair.differ]
+
+    @property
+    def bytes_per_image(self) -> float:
+        return traffic.bytes_per_image(self.named, self.devices, self.batch)
+
+    @property
+    def alternatives(self) -> list[links.Alternative]:
+        return links.alternatives(self.config, self.devices.number, self.batch)
+
+    @property
+    def arithmetic(self) -> float:
+        """Seconds of arithmetic in a step."""
+        return links.arithmetic_seconds(self.config, self.batch, self.devices.number, self.flops)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "preset": self.config.preset,
+            "mesh": [self.devices.data, self.devices.columns],
+            "layout": self.devices.layout,
+            "batch": self.batch,
+            "collectives": [as_json(one) for one in self.named],
+            "bytes_per_image": self.bytes_per_image,
+            "unexpected": [
+                as_json(pair.one) | {"only_in": "plan" if pair.planned else "program"} for pair in self.differ
+            ],
+            "alternatives": [
+                {
+                    "name": one.name,
+                    "mesh": [one.devices.data, one.devices.columns],
+                    "layout": one.devices.layout,
+                    "bytes": one.bytes,
+                    "link_seconds": self.link.seconds(one.sent),
+                    "arithmetic_seconds": self.arithmetic,
+                }
+                for one in self.alternatives
+            ],
+        }
+
+    def print(self, console: Console) -> None:
+        console.print(
+            f"{self.config.preset}, {self.devices.options}, batch {self.batch}, a training step compiled by XLA for "
+            f"{self.place}:\n"
+        )
+        console.print(table(self.pairs))
+        if any(pair.planned and pair.found and pair.planned.bytes != pair.found.bytes for pair in self.pairs):
+            console.print(
+                "\nWhere bytes differ, XLA sends another type: for CPUs float32, for accelerators bfloat16."
+            )
+        leaving = sum(pair.found.bytes for pair in self.pairs if pair.found)
+        console.print(
+            f"\n{leaving:,} bytes leave each device in a step. For one image all devices together send "
+            f"{self.bytes_per_image:,.0f} bytes of activations and their gradients.\n"
+        )
+        if self.place != CPUS:
+            memory, kinds = self.step.memory_analysis(), compiled.forms(self.step.as_text())
+            console.print(
+                f"Memory of a device: {memory.argument_size_in_bytes / 1e9:.2f} GB of arguments, "
+                f"{memory.temp_size_in_bytes / 1e9:.2f} GB of temporaries.\n"
+                f"Collectives in the program: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}.\n"
+            )
+        console.print(alternatives_table(self.alternatives, self.link, self.arithmetic))
+        rate = f"{self.link.gigabytes_per_second:g} GB/s, {self.link.microseconds:g} us a message"
+        console.print(f"\nLink: {rate}. Arithmetic: {self.flops:.3g} operations a second and device.")
+        for answer in answers(self.config, self.devices, self.batch, self.link):
+            console.print(answer)
 
 
 def communication() -> None:
@@ -195,80 +257,27 @@ def communication() -> None:
     planned = traffic.plan(config, devices, batch)
     mesh = None
     if options.topology:
-        mesh = topology_mesh(options.topology, devices)
-        jax.config.update("jax_enable_compilation_cache", False)  # it cannot be read without the chips
+        mesh = topology.mesh(options.topology, devices)
+        jax.config.update("jax_enable_compilation_cache", False)  # it cannot be read without the devices
     step = compiled_step(config, devices, batch, mesh)
-    program = step.as_text()
-    # XLA for CPUs sends bfloat16 as float32, and XLA for TPUs sends as bfloat16 what is multiplied as such.
+    found = compiled.read(step.as_text(), functional.activation_shapes(config.model))
+    # XLA for CPUs sends bfloat16 as float32, and XLA for accelerators sends as bfloat16 what is multiplied as such.
     types = config.precision != "bfloat16" and not options.topology
-    pairs = compiled.compare(planned, compiled.read(program, functional.activation_shapes(config.model)), types)
-    sent = [pair.found for pair in pairs if pair.found]
-    named = [replace(pair.planned, item=pair.found.item) for pair in pairs if pair.planned and pair.found]
-    differ = [pair for pair in pairs if pair.differ]
-    per_image = traffic.bytes_per_image(named, devices, batch)
-    found = links.alternatives(config, devices.number, batch)
-    arithmetic = links.arithmetic_seconds(config, batch, devices.number, options.flops)
+    pairs = compiled.compare(planned, found, types)
+    report = Report(config, devices, batch, options.topology or CPUS, step, pairs, link, options.flops)
     if options.plot:
         drawing.draw_times(options.plot, config, batch // devices.number, options.link, link, options.flops)
     if options.figure:
         drawing.draw_network(options.figure, config, devices, batch)
     if options.json:
-        others = [
-            {
-                "name": one.name,
-                "mesh": [one.devices.data, one.devices.columns],
-                "layout": one.devices.layout,
-                "bytes": one.bytes,
-                "link_seconds": link.seconds(one.sent),
-                "arithmetic_seconds": arithmetic,
-            }
-            for one in found
-        ]
-        print(
-            json.dumps(
-                {
-                    "preset": config.preset,
-                    "mesh": [devices.data, devices.columns],
-                    "layout": devices.layout,
-                    "batch": batch,
-                    "collectives": [as_json(one) for one in named],
-                    "bytes_per_image": per_image,
-                    "unexpected": [
-                        as_json(pair.one) | {"only_in": "plan" if pair.planned else "program"} for pair in differ
-                    ],
-                    "alternatives": others,
-                }
-            )
-        )
+        print(json.dumps(report.as_json()))
     else:
         console = Console(highlight=False, soft_wrap=True)
         console.width = max(console.width, 120)
-        console.print(
-            f"{config.preset}, {devices.options}, batch {batch}, a training step compiled by XLA for "
-            f"{options.topology or 'CPUs'}:\n"
-        )
-        console.print(table(pairs))
-        if any(pair.planned and pair.found and pair.planned.bytes != pair.found.bytes for pair in pairs):
-            console.print("\nWhere the bytes differ, XLA sends another type: for CPUs float32, for TPUs bfloat16.")
-        console.print(
-            f"\n{sum(one.bytes for one in sent):,} bytes leave each device in a step. For one image all devices "
-            f"together send {per_image:,.0f} bytes of activations and their gradients.\n"
-        )
-        if options.topology:
-            memory, kinds = step.memory_analysis(), compiled.forms(program)
-            console.print(
-                f"Memory of a chip: {memory.argument_size_in_bytes / 1e9:.2f} GB of arguments, "
-                f"{memory.temp_size_in_bytes / 1e9:.2f} GB of temporaries.\n"
-                f"Collectives in the program: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}.\n"
-            )
-        console.print(alternatives_table(found, link, arithmetic))
-        rate = f"{link.gigabytes_per_second:g} GB/s, {link.microseconds:g} us a message"
-        console.print(f"\nLink: {rate}. Arithmetic: {options.flops:.3g} operations a second and device.")
-        for answer in answers(config, devices, batch, link):
-            console.print(answer)
-    for pair in differ:
+        report.print(console)
+    for pair in report.differ:
         print(f"{pair.one}: {'missing in the program' if pair.planned else 'unexpected'}", file=sys.stderr)
-    if differ:
+    if report.differ:
         sys.exit(1)
 
 

@@ -3,6 +3,8 @@
 import math
 import re
 from collections.abc import Collection, Iterator
+from dataclasses import replace
+from functools import cache
 from typing import NamedTuple
 
 from alexnet_jax.networks.traffic import Collective, Direction
@@ -60,7 +62,8 @@ def _collectives(line: str, layers: Collection[str]) -> Iterator[Collective]:
     if not match or (devices := _group(line)) == 1:
         return
     kind, arrays = match["kind"], _ARRAY.findall(match["result"])
-    if match["start"] and kind != "all-reduce":  # (operands, results, perhaps a context)
+    # (operands, results, perhaps a context). An all-reduce may also start with the tuple of its results alone.
+    if match["start"] and (kind != "all-reduce" or match["result"].startswith("((")):
         arrays = [array for array in arrays if array != ("u32", "")]
         arrays = arrays[len(arrays) // 2 :]
     name = re.search(r'op_name="([^"]*)"', line)
@@ -131,18 +134,22 @@ def compare(planned: list[Collective], found: list[Collective], types: bool = Tr
     """Pairs what was planned with what was found: the same kind, number of elements, devices and bytes an element.
 
     A layer's name and the direction are compared, too, where the program still has the name. In the plan's order; what
-    only the program has comes last. A compiler may add up metrics before it sends them, so none of them is missing.
-    types: whether the bytes of an element must agree.
+    only the program has comes last. XLA for GPUs concatenates arrays and sums them as one, which is taken apart again.
+    A compiler may add up metrics before it sends them, so none of them is missing. types: whether the bytes of an
+    element must agree.
     """
     pairs: list[Pair | None] = [None] * len(planned)
     unexpected = []
     for one in sorted(found, key=lambda one: not one.layer):  # those with a name choose first
         fits = (at for at, plan in enumerate(planned) if pairs[at] is None and _same(plan, one, types))
         at = next(fits, None)
-        if at is None:
-            unexpected.append(Pair(None, one))
-        else:
+        if at is not None:
             pairs[at] = Pair(planned[at], one)
+        elif parts := _concatenated(one, {at: plan for at, plan in enumerate(planned) if pairs[at] is None}):
+            for at in parts:
+                pairs[at] = Pair(planned[at], replace(planned[at], item=one.item))
+        else:
+            unexpected.append(Pair(None, one))
     paired = [pair or Pair(plan, None) for plan, pair in zip(planned, pairs, strict=True)]
     return [pair for pair in paired if pair.found or pair.one.direction != "metrics"] + unexpected
 
@@ -153,3 +160,29 @@ def _same(planned: Collective, found: Collective, types: bool) -> bool:
         and (planned.item == found.item or not types)
         and (not found.layer or (planned.layer, planned.direction) == (found.layer, found.direction))
     )
+
+
+def _concatenated(one: Collective, planned: dict[int, Collective]) -> list[int]:
+    """Which of the planned sums make up the elements of this one exactly, with some of the metrics; none if none do."""
+    sums = {at: plan for at, plan in planned.items() if (plan.kind, plan.devices) == (one.kind, one.devices)}
+    if one.kind != "all-reduce" or one.layer or len(one.shape) != 1:
+        return []
+    metrics = [at for at, plan in sums.items() if plan.direction == "metrics"]
+    others = [(at, math.prod(plan.shape)) for at, plan in sums.items() if plan.direction != "metrics"]
+
+    @cache
+    def fill(start: int, elements: int) -> list[int] | None:
+        """Of others[start:], those that have this many elements together."""
+        if elements == 0:
+            return []
+        if start == len(others) or not 0 < elements <= sum(size for _, size in others[start:]):
+            return None
+        at, size = others[start]
+        with_it = fill(start + 1, elements - size)
+        return [at, *with_it] if with_it is not None else fill(start + 1, elements)
+
+    for count in range(len(metrics) + 1):
+        found = fill(0, one.shape[0] - count)
+        if found is not None:
+            return found + metrics[:count]
+    return []
