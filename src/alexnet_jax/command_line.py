@@ -11,7 +11,7 @@ import runpy
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, make_dataclass, replace
+from dataclasses import dataclass, fields, make_dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -33,6 +33,7 @@ from alexnet_jax.config import (
     preset,
 )
 from alexnet_jax.networks import columns
+from alexnet_jax.training import processes
 
 Options = TypeVar("Options")
 
@@ -54,12 +55,28 @@ class Recipe:
     data: tyro.conf.FlagConversionOff[DataConfig] = DataConfig()
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """The options of a command that several processes run together."""
+
+    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
+    """where process 0 listens, if there are several processes"""
+    processes: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """how many there are"""
+    process: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """the number of this one, from 0"""
+    distributed: bool = False
+    """join the processes that SLURM, Open MPI, Kubernetes or Cloud TPU has started, in place of the three above"""
+    wait: float = 300.0
+    """seconds to wait for the other processes"""
+
+
 CONFIG_FIELDS = ("seed", "precision", "model", "optim", "data")
 
 _FIELDS = """
 
 Every field of the config is an option, too: --model.dropout 0, --model.activation gelu, --optim.rate 0.02,
---optim.epochs 5, --data.flip False. --help-all lists them with what they mean.
+--optim.epochs 5, --data.flip False. --help-all lists them with what they mean, and the options for several processes.
 """
 
 RecipeOptions = TypeVar("RecipeOptions", bound=Recipe)
@@ -74,6 +91,10 @@ def main(command: Callable[[], None]) -> None:
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except jax.errors.JaxRuntimeError as error:
+        if not jax.distributed.is_initialized():
+            raise
+        processes.lost(error)
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still buffered
         sys.exit(128 + signal.SIGPIPE)
@@ -130,8 +151,9 @@ def parse_recipe(kind: type[RecipeOptions]) -> tuple[RecipeOptions, Config]:
     if "--help-all" in sys.argv:
         parse(kind, kind(name, **given), ["--help"])
     elif {"-h", "--help"}.intersection(sys.argv):
-        fields = [(part, tyro.conf.Suppress[Any]) for part in ("model", "optim", "data")]  # type: ignore[misc]
-        short = make_dataclass("Options", fields, bases=(kind,), frozen=True)
+        several: list[str] = [field.name for field in fields(Cluster)] if issubclass(kind, Cluster) else []
+        hidden = [(part, tyro.conf.Suppress[Any]) for part in ("model", "optim", "data", *several)]  # type: ignore[misc]
+        short = make_dataclass("Options", hidden, bases=(kind,), frozen=True)
         parse(short, short(name, **given), ["--help"], f"{kind.__doc__}{_FIELDS}")
     options = parse(kind, kind(name, **given))
     if options.config != name:
@@ -178,11 +200,34 @@ def named_config(name: str) -> Config:
 def make_cpu_devices(mesh: str = "auto") -> None:
     """Makes as many CPU devices as `--mesh` asks for, so that exchanges are real on a machine without accelerators.
 
-    "auto" makes two. Must run before a device is first used. JAX_NUM_CPU_DEVICES and XLA_FLAGS take precedence.
+    "auto" makes two. Several processes make their share each, or one each if JAX found them by itself. Must run before
+    a device is first used. JAX_NUM_CPU_DEVICES and XLA_FLAGS take precedence.
     """
     asked: int = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]
     if asked < 0 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", 2 if mesh == "auto" else max(1, math.prod(sizes_of(mesh))))
+        count = 2 if mesh == "auto" else math.prod(sizes_of(mesh))
+        together = 1 if not jax.distributed.is_initialized() else int(given("--processes", str(count)))
+        jax.config.update("jax_num_cpu_devices", max(1, count // together))
+
+
+def join_processes() -> None:
+    """Joins the other processes that run this command, if its options say that there are any.
+
+    Must run before a device is first used. Raises BadInput.
+    """
+    given_three = [given(f"--{name}", "") for name in ("coordinator", "processes", "process")]
+    wait = given("--wait", str(Cluster.wait))
+    if not wait.replace(".", "", 1).isdigit():
+        raise BadInput(f"--wait {wait} is not a number of seconds")
+    if "--distributed" in sys.argv:
+        if any(given_three):
+            raise BadInput("--distributed finds the processes by itself; leave out --coordinator and the others")
+        processes.start(None, None, None, float(wait))
+    elif any(given_three):
+        address, count, number = given_three
+        if not (":" in address and count.isdigit() and number.isdigit()):
+            raise BadInput("several processes need all of --coordinator HOST:PORT, --processes and --process")
+        processes.start(address, int(count), int(number), float(wait))
 
 
 def keep_compiled() -> None:

@@ -221,9 +221,7 @@ class Report:
         )
         console.print(table(self.pairs))
         if any(pair.planned and pair.found and pair.planned.bytes != pair.found.bytes for pair in self.pairs):
-            console.print(
-                "\nWhere bytes differ, XLA sends another type: for CPUs float32, for accelerators bfloat16."
-            )
+            console.print("\nWhere bytes differ, XLA sends another type: for CPUs float32, for accelerators bfloat16.")
         leaving = sum(pair.found.bytes for pair in self.pairs if pair.found)
         console.print(
             f"\n{leaving:,} bytes leave each device in a step. For one image all devices together send "

@@ -9,18 +9,18 @@ import tyro
 
 from alexnet_jax import command_line
 from alexnet_jax.networks.columns import Layout
-from alexnet_jax.training import checkpoint, meter
+from alexnet_jax.training import checkpoint, meter, processes
 from alexnet_jax.training.log import errors
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(command_line.Cluster):
     """Top-1 and top-5 error of a trained network on the validation images.
 
     Every image counts once. Its probabilities are averaged over its crops (section 4.1).
     """
 
-    run: tyro.conf.Positional[Path]
+    run: tyro.conf.Positional[Path] = tyro.MISSING
     """run directory (its latest checkpoint) or the path of a checkpoint"""
     data: Path | None = None
     """prepared data directory; by default the one the network was trained on"""
@@ -37,10 +37,13 @@ class Options:
 def evaluate() -> None:
     options = command_line.parse(Options)
     command_line.keep_memory()
+    command_line.join_processes()
     command_line.make_cpu_devices(options.mesh)
     found = checkpoint.find(options.run)
     mesh = command_line.mesh_of(options.mesh, found.config, options.layout)
     figures = meter.evaluate(found.path, options.data, options.crops, mesh, layout=options.layout)
+    if not processes.first():
+        return
     if options.json:
         print(json.dumps({"checkpoint": str(found.path), "step": found.step, "crops": options.crops} | figures))
     else:

@@ -14,7 +14,7 @@ from alexnet_jax.training.fit import fit
 
 
 @dataclass(frozen=True)
-class Options(command_line.Recipe):
+class Options(command_line.Recipe, command_line.Cluster):
     """Trains a network, or continues if the same command was interrupted."""
 
     workdir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
@@ -37,6 +37,7 @@ class Options(command_line.Recipe):
 
 def train() -> None:
     command_line.keep_memory()
+    command_line.join_processes()
     command_line.make_cpu_devices(command_line.given("--mesh", "auto"))  # before the user's file, which may use JAX
     options, config = command_line.parse_recipe(Options)
     try:

@@ -8,9 +8,9 @@ That is the layout `columns`. The layout `hybrid` is the one weird trick of Kriz
 they are, and the units of the fully connected layers are cut over the axis `data`, too, for the images of all devices.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal, get_args
 
 import jax
@@ -62,7 +62,13 @@ def make_mesh(data: int = 1, columns: int = 1) -> Mesh:
             f"{more}, or give a smaller mesh"
         )
     # Sizes by position and explicit axis types, as both changed between the JAX versions we support.
-    return jax.make_mesh((data, columns), (DATA, COLUMN), axis_types=(AxisType.Auto,) * 2, devices=there[:needed])
+    mesh = jax.make_mesh((data, columns), (DATA, COLUMN), axis_types=(AxisType.Auto,) * 2, devices=there[:needed])
+    if len({device.process_index for device in mesh.devices.flat}) < jax.process_count():
+        raise BadInput(
+            f"a mesh of {data},{columns} leaves some of the {jax.process_count()} processes without a device; "
+            f"give a mesh of {len(there)} devices, or start fewer processes"
+        )
+    return mesh
 
 
 def suitable_mesh(columns: int, layout: Layout = "columns") -> Mesh:
@@ -70,7 +76,7 @@ def suitable_mesh(columns: int, layout: Layout = "columns") -> Mesh:
 
     The layout hybrid takes all devices along the data axis.
     """
-    devices, on_cpus = jax.device_count(), jax.default_backend() == "cpu"
+    devices, on_cpus = jax.device_count(), jax.default_backend() == "cpu" and jax.process_count() == 1
     if layout == "hybrid":
         return make_mesh(devices, 1)
     if columns == 2 and devices > 1:
@@ -184,7 +190,14 @@ def shard(params: Any, model: Model, mesh: Mesh, *, layout: Layout = "columns") 
     [(3, 3, 16, 32), (3, 3, 16, 32)]
     """
     place(model, mesh, layout)
-    return jax.device_put(params, shardings(params, mesh, layout))
+    return lay(params, shardings(params, mesh, layout))
+
+
+def lay(tree: Any, places: Any) -> Any:
+    """Lays whole arrays over devices, of which other processes, which have the same arrays, may hold some."""
+    if jax.process_count() > 1:  # JAX lays only arrays of the host on other processes' devices
+        tree = jax.tree.map(np.asarray, tree)
+    return jax.device_put(tree, places)
 
 
 def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh, size: int) -> dict[str, Array]:
@@ -204,8 +217,24 @@ def rows(mesh: Mesh, size: int) -> slice:
             f"give a batch that it divides, or another mesh"
         )
     parts = NamedSharding(mesh, P(DATA)).addressable_devices_indices_map((size,)).values()
-    bounds = [part[0].indices(size) for part in parts if part]
-    return slice(min(start for start, *_ in bounds), max(stop for _, stop, _ in bounds))
+    bounds = {part[0].indices(size)[:2] for part in parts if part}
+    first, last = min(start for start, _ in bounds), max(stop for _, stop in bounds)
+    if sum(stop - start for start, stop in bounds) < last - first:
+        raise BadInput("the images of this process's devices are not neighbours in a batch; give another mesh")
+    return slice(first, last)
+
+
+def largest(values: Sequence[int], mesh: Mesh) -> Array:
+    """The largest of every process's values, [N], in every process. Every process must call it at the same time."""
+    everyone = NamedSharding(mesh, P((DATA, COLUMN)))
+    own = np.tile(np.asarray(values, np.int32), (len(everyone.addressable_devices), 1))
+    shared = jax.make_array_from_process_local_data(everyone, own, (mesh.size, len(values)))
+    return _largest(mesh)(shared)
+
+
+@cache
+def _largest(mesh: Mesh) -> Callable[[Array], Array]:
+    return jax.jit(partial(jnp.max, axis=0), out_shardings=NamedSharding(mesh, P()))
 
 
 def on_columns(

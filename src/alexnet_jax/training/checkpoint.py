@@ -57,7 +57,7 @@ class Checkpoint:
         else:
             shapes = jax.eval_shape(partial(functional.init, self.config.model), jax.random.key(0))
         if mesh is None:
-            here = SingleDeviceSharding(jax.devices()[0])
+            here = SingleDeviceSharding(jax.local_devices()[0])
             places = jax.tree.map(lambda _: here, shapes)
         elif "init" in self.own:
             places = columns.everywhere(shapes, mesh)
@@ -68,7 +68,7 @@ class Checkpoint:
 
     def state(self, shapes: State, layout: State) -> State:
         """The state of the training step, with these shapes and this layout."""
-        step = jax.device_put(jnp.int32(self.step), layout.step)
+        step = columns.lay(jnp.int32(self.step), layout.step)
         restored = (self._restore(name, getattr(shapes, name), getattr(layout, name)) for name in ("params", "moments"))
         return State(step, *restored)
 
@@ -199,6 +199,7 @@ class Writer:
     ) -> None:
         self._about = {"config": dataclasses.asdict(config), "data": data}
         self._statistics = statistics
+        self._asked_for = False  # several processes agree on it first, and save a step later
         every = ContinuousCheckpointingPolicy(minimum_interval_secs=round(60 * minutes))
         self._latest = self._manager(run, LATEST, max_to_keep=2, save_decision_policy=every)
         # With one manager for both, keeping the best could delete the latest.
@@ -210,10 +211,13 @@ class Writer:
         return ocp.CheckpointManager(path, options=ocp.CheckpointManagerOptions(**options))
 
     def due(self, step: int) -> bool:
-        """Whether it is time to save another `latest`."""
-        return self._latest.should_save(step)
+        """Whether it is time to save another `latest`. Says so once."""
+        due = not self._asked_for and self._latest.should_save(step)
+        self._asked_for = self._asked_for or due
+        return due
 
     def save_latest(self, state: State, step: int, progress: dict[str, Any]) -> None:
+        self._asked_for = False
         self._best.wait_until_finished()  # `progress` may refer to it
         if step not in self._latest.all_steps():
             self._save(self._latest, state, step, progress)
@@ -238,7 +242,9 @@ class Writer:
     def __enter__(self) -> "Writer":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         """Waits for pending writes and raises their errors, such as a full disk."""
+        if isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
+            return  # the other processes, for which it would wait, may have ended
         self._latest.close()
         self._best.close()

@@ -19,13 +19,13 @@ from alexnet_jax.data.pipeline import training_batches
 from alexnet_jax.data.records import EMBEDDED, TRAIN, Records
 from alexnet_jax.data.views import augmentation
 from alexnet_jax.networks import columns, functional
-from alexnet_jax.training import checkpoint
+from alexnet_jax.training import checkpoint, processes
 from alexnet_jax.training.log import Log, ProgressBar, Watch, network_table, peak_memory, read_metrics
 from alexnet_jax.training.meter import Meter, check_fit
 from alexnet_jax.training.optimiser import check_layers, rates
 from alexnet_jax.training.progress import Progress
 from alexnet_jax.training.run_directory import check_run, resume, run_directory
-from alexnet_jax.training.signals import Signals
+from alexnet_jax.training.signals import Signals, end_by
 from alexnet_jax.training.step import State, make_train_step, new_state
 from alexnet_jax.training.trained import start_from
 
@@ -78,6 +78,9 @@ def fit(
       float32 [B, image_size, image_size, channels] as `config.data` prepares them, logits [B, classes].
     - optimiser replaces the rule, rates, decay and schedules of `config.optim`; its batch and epochs still apply.
 
+    Several processes (after `jax.distributed.initialize`) make the same call, with a path that all of them see. They
+    train one network, and the first of them prints and logs.
+
     The batch is sharded over the data axis of the mesh, for any network. The parameters of your own `init` are copied
     to every device. config.json cannot hold code, so it holds its name, and a run does not resume with another.
 
@@ -94,7 +97,7 @@ def fit(
     if (steps is not None and steps < 1) or log_every < 1 or min(save_minutes, workers) < 0:
         raise BadInput("steps and log_every are at least 1, save_minutes and workers at least 0")
     path = Path(path)
-    console = Console(highlight=False, quiet=not progress)
+    console = Console(highlight=False, quiet=not (progress and processes.first()))
     say = partial(console.print, soft_wrap=True)
 
     # The images, the network and the devices, and whether they fit.
@@ -166,13 +169,14 @@ def fit(
     )
 
     with (
-        run_directory(path, config, resumed),
+        processes.first_in(run_directory(path, config, resumed)),
         Log(path, first) as log,
         checkpoint.Writer(path, config, about(records), records.statistics._asdict(), save_minutes) as writer,
         ProgressBar(console, first, last) as bar,
         Signals() as signals,
     ):
         watch = Watch(known.window, log, bar, batch, examples, log_every)
+        agreed = processes.Agreed(mesh)
         if start and not resumed:  # so that the run can continue without `init`
             writer.save_latest(state, 0, known.to_json())
         for step in range(first, last):
@@ -199,15 +203,16 @@ def fit(
                     writer.save_best(state, done, known.to_json())
             if done == whole:
                 watch.validated(done, meter.measure(state.params, crops=10), crops=10)
-            if done == last or signals.stop or writer.due(done):
+            stop, due = agreed(signals.stop, writer.due(done))
+            if done == last or stop or due:
                 watch.settle()
                 writer.save_latest(state, done, known.to_json())
-            if signals.stop:
+            if stop:
                 break
     say(f"Peak memory: {peak_memory()}.")
-    if signals.stop:
+    if stop:
         say(f"Interrupted at step {done}, which is saved; the same command continues from there.")
-        signals.end()
+        end_by(stop)
     return Run(path, config, state.params, read_metrics(path))
 
 

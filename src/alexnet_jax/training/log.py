@@ -17,6 +17,7 @@ from tensorboardX import SummaryWriter
 
 from alexnet_jax.config import BadInput, Model
 from alexnet_jax.networks import functional
+from alexnet_jax.training import processes
 
 Batch = TypeVar("Batch")
 
@@ -46,12 +47,15 @@ def peak_memory() -> str:
 
 
 class Log:
-    """Appends to RUN/metrics.jsonl, one JSON object a line, and to RUN/tensorboard.
+    """Appends to RUN/metrics.jsonl, one JSON object a line, and to RUN/tensorboard. Of several processes one writes.
 
     Lines after step `first` will be written again, so they are removed.
     """
 
     def __init__(self, run: Path, first: int) -> None:
+        self._writes = processes.first()
+        if not self._writes:
+            return
         path = run / "metrics.jsonl"
         kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= first]
         rewritten = path.with_suffix(".rewritten")
@@ -61,6 +65,8 @@ class Log:
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=first + 1 if first else None)
 
     def write(self, step: int, **figures: Any) -> None:
+        if not self._writes:
+            return
         self._file.write(json.dumps({"step": step} | figures) + "\n")
         self._file.flush()
         for name, value in figures.items():
@@ -70,8 +76,9 @@ class Log:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._board.close()
+        if self._writes:
+            self._file.close()
+            self._board.close()
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

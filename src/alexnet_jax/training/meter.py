@@ -14,7 +14,7 @@ from alexnet_jax.data.pipeline import validation_batches
 from alexnet_jax.data.records import EMBEDDED, VALIDATION, Records
 from alexnet_jax.data.views import test_views
 from alexnet_jax.networks import columns, functional
-from alexnet_jax.training import checkpoint
+from alexnet_jax.training import checkpoint, processes
 from alexnet_jax.training.step import make_error_sums
 
 
@@ -49,7 +49,7 @@ def evaluate(
         mesh = columns.suitable_mesh(1 if "init" in found.own else found.config.model.columns, layout)
     network = forward or functional.forward(found.config.model, mesh, found.config.precision, layout=layout)
     meter = Meter(found.config, records, Statistics(**found.statistics()), mesh, network)
-    figures = meter.measure(found.params(mesh, layout), crops, "evaluating" if progress else None)
+    figures = meter.measure(found.params(mesh, layout), crops, "evaluating" if progress and processes.first() else None)
     return figures | {"examples": records.examples(VALIDATION)}
 
 

@@ -20,7 +20,8 @@ class Signals:
     def __enter__(self) -> "Signals":
         wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
         taken = wanted if threading.current_thread() is threading.main_thread() else ()
-        self._before = {number: signal.signal(number, self._take) for number in taken}
+        # None stands for a handler in another language: JAX has one if there are several processes.
+        self._before = {number: signal.signal(number, self._take) or signal.SIG_DFL for number in taken}
         return self
 
     def _take(self, number: int, frame: Any) -> None:
@@ -31,8 +32,9 @@ class Signals:
         for number, before in self._before.items():
             signal.signal(number, before)
 
-    def end(self) -> None:
-        """Ends the process or the notebook's cell, as the signal would have done."""
-        if self.stop == signal.SIGINT:
-            raise KeyboardInterrupt
-        sys.exit(128 + self.stop)
+
+def end_by(number: int) -> None:
+    """Ends the process or the notebook's cell, as the signal would have done."""
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(128 + number)

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from alexnet_jax.config import BadInput, Config, diff
 from alexnet_jax.data.augment import Statistics
 from alexnet_jax.data.imagenet import imagenet_classes
 from alexnet_jax.data.records import Records
+from alexnet_jax.networks import columns
 from alexnet_jax.training import checkpoint
 from alexnet_jax.weights.found import to_params
 from alexnet_jax.weights.read import read
@@ -93,8 +93,12 @@ def transfer(fresh: Params, trained: Params, logits: str, same_classes: bool) ->
             there, here = (_times(params["kernel"].shape) for params in (trained[layer], own))
             new[layer] = f"its kernel is {there} in the trained network and {here} in this one"
         else:
-            params[layer] = {name: jax.device_put(trained[layer][name], own[name].sharding) for name in own}
+            params[layer] = columns.lay({name: trained[layer][name] for name in own}, shardings(own))
     return params, new
+
+
+def shardings(layer: dict[str, Any]) -> dict[str, Any]:
+    return {name: array.sharding for name, array in layer.items()}
 
 
 def shapes(layer: dict[str, Any]) -> dict[str, tuple[int, ...]]:
