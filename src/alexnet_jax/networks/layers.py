@@ -308,10 +308,20 @@ _max_pool = jax.custom_vjp(_max_along_each, nondiff_argnums=(1, 2))
 def _max_pool_fwd(x_BHWC: Array, size: int, stride: int) -> tuple[Array, Any]:
     y_BhwC, along_each = jax.vjp(lambda x: _max_along_each(x, size, stride), x_BHWC)
     elements = [part for rows in _slices(x_BHWC, 1, size, stride) for part in _slices(rows, 2, size, stride)]
-    first_BhwC = jnp.zeros(y_BhwC.shape, np.min_scalar_type(size * size))
-    for number, element in reversed(list(enumerate(elements))):
-        first_BhwC = jnp.where(element == y_BhwC, first_BhwC.dtype.type(number), first_BhwC)
-    return y_BhwC, (along_each, first_BhwC, x_BHWC)
+    return y_BhwC, (along_each, _first_maximum(elements), x_BHWC)
+
+
+def _first_maximum(elements: list[Array]) -> Array:
+    """The number of each window's first maximum, found from the elements alone.
+
+    Comparing them with the maximum would not do: XLA may compute both from scratch, with roundings of their own.
+    """
+    best, number_type = elements[0], np.min_scalar_type(len(elements))
+    first = jnp.zeros(best.shape, number_type)
+    for number, element in enumerate(elements[1:], 1):
+        first = jnp.where(element > best, number_type.type(number), first)
+        best = jnp.maximum(element, best)
+    return first
 
 
 def _max_pool_bwd(size: int, stride: int, saved: Any, g_BhwC: Array) -> tuple[Array]:
@@ -360,20 +370,15 @@ def _slices(x: Array, axis: int, size: int, stride: int) -> list[Array]:
     ]
 
 
-def _max_along_fwd(x: Array, axis: int, size: int, stride: int) -> tuple[Array, tuple[Array, Array]]:
-    y = _max_along(x, axis, size, stride)
-    return y, (x, y)
+def _max_along_fwd(x: Array, axis: int, size: int, stride: int) -> tuple[Array, Array]:
+    return _max_along(x, axis, size, stride), x
 
 
-def _max_along_bwd(axis: int, size: int, stride: int, saved: tuple[Array, Array], g: Array) -> tuple[Array]:
-    x, y = saved
-    length, count = x.shape[axis], y.shape[axis]
+def _max_along_bwd(axis: int, size: int, stride: int, x: Array, g: Array) -> tuple[Array]:
+    length, count = x.shape[axis], g.shape[axis]
     # Each window's gradient goes to its first maximum, which is how select_and_scatter breaks ties.
-    shares, taken = [], jnp.zeros(y.shape, bool)
-    for element in _slices(x, axis, size, stride):
-        first = (element == y) & ~taken
-        taken |= first
-        shares.append(jnp.where(first, g, 0))
+    first = _first_maximum(_slices(x, axis, size, stride))
+    shares = [jnp.where(first == number, g, 0) for number in range(size)]
     # Position m * stride + phase is element `phase` of window m, element `phase + stride` of window m - 1, and so on.
     blocks = max(count + (size - 1) // stride, -(-length // stride))
     phases = []
@@ -383,12 +388,34 @@ def _max_along_bwd(axis: int, size: int, stride: int, saved: tuple[Array, Array]
             padding = [(0, 0)] * x.ndim
             padding[axis] = (back, blocks - count - back)
             total = total + jnp.pad(share, padding)
-        phases.append(jnp.broadcast_to(total, (*y.shape[:axis], blocks, *y.shape[axis + 1 :])))
+        phases.append(jnp.broadcast_to(total, (*g.shape[:axis], blocks, *g.shape[axis + 1 :])))
     woven = jnp.stack(phases, axis=axis + 1).reshape(*x.shape[:axis], blocks * stride, *x.shape[axis + 1 :])
     return (lax.slice_in_dim(woven, 0, length, axis=axis).astype(x.dtype),)
 
 
 _max_along.defvjp(_max_along_fwd, _max_along_bwd)
+
+
+# ---------------------------------------------------------------------------------------------------- batch norm
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def tracked(running: Array, new: Array, kept: float) -> Array:
+    """`new`. The gradient by `running` is what makes it a running average if it is subtracted: running - new, times
+    1 - kept. So a pure function of parameters can keep statistics, on any layout.
+    """
+    return new
+
+
+def _tracked_fwd(running: Array, new: Array, kept: float) -> tuple[Array, Array]:
+    return new, (1 - kept) * (running - new)
+
+
+def _tracked_bwd(kept: float, change: Array, g: Array) -> tuple[Array, Array]:
+    return change, g
+
+
+tracked.defvjp(_tracked_fwd, _tracked_bwd)
 
 
 # ------------------------------------------------------------------------------------------------------- dropout
