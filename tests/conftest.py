@@ -75,7 +75,7 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_file(tiny: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny config as a Python file for the train command."""
     path = tmp_path_factory.mktemp("config") / "tiny.py"
-    names = "Config, Conv, DataConfig, Dense, ModelConfig, OptimConfig, Pool, ResponseNorm, Schedule"
+    names = "BatchNorm, Config, Conv, DataConfig, Dense, ModelConfig, OptimConfig, Pool, ResponseNorm, Schedule"
     path.write_text(f"from alexnet_jax.config import {names}\n\nCONFIG = {tiny!r}\n")
     return path
 

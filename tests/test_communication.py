@@ -16,7 +16,7 @@ from jax import lax
 from PIL import Image
 
 from alexnet_jax import communication
-from alexnet_jax.config import PRESETS, BadInput, Config, preset
+from alexnet_jax.config import PRESETS, BadInput, Config, Conv, preset
 from alexnet_jax.networks import columns, compiled, drawing, functional, links, topology, traffic
 from alexnet_jax.networks.traffic import Collective, Devices
 
@@ -32,6 +32,10 @@ CONFIGS: dict[str, tuple[dict[str, Any], Devices]] = {
     "2,2 hybrid": ({}, Devices(2, 2, HYBRID)),
     "2,2 hybrid, net 150": ({"meet": ()}, Devices(2, 2, HYBRID)),
     "2,2, LRN across columns": ({"lrn_across_columns": True}, Devices(2, 2)),
+    "2,2, batch norm": (
+        {"conv2": Conv(8, 3, padding=(1, 1), then=("batch_norm", "activation", "pool"))},
+        Devices(2, 2),
+    ),
     "1,4, other meetings": ({"columns": 4, "meet": ("conv2", "conv5", "fc7")}, Devices(1, 4)),
 }
 

@@ -50,6 +50,8 @@ COUNTS = {
     "cuda_convnet": (60_965_224, 724_406_816),
     "caffe": (60_965_224, 724_406_816),
     "caffenet": (60_965_224, 724_406_816),
+    # A scale, a bias and two running averages for each of 1,376 maps.
+    "large_batch": (60_965_224 + 4 * 1_376, 724_406_816),
     "half": (59_798_312, 391_514_384),
     "six_conv": (60_965_224 + 590_080, 724_406_816 + 6 * 6 * 9 * 256 * 256),
     "one_weird_trick": (61_100_840, 714_188_480),
@@ -96,6 +98,31 @@ def test_images_of_227_and_of_224_with_padding_give_maps_of_the_same_sides() -> 
     assert [native[name] for name in ("conv1", "pool1", "conv2", "pool2", "pool5")] == [54, 26, 26, 12, 6]
     owt = presets.preset("one_weird_trick").model.sides()
     assert [owt[name] for name in ("conv1", "pool1", "pool2", "pool5")] == [55, 27, 13, 6]
+
+
+def test_large_batch_has_the_values_of_its_prototxt() -> None:
+    """borisgin/nvcaffe, models/alexnet_bn: train_val.prototxt and solver_8K.prototxt."""
+    config, caffe = presets.preset("large_batch"), presets.preset("caffe").model
+    model, optim = config.model, config.optim
+    assert {name: conv.then for name, conv in model.convs.items()} == {
+        "conv1": ("batch_norm", "activation", "pool"),
+        "conv2": ("batch_norm", "activation", "pool"),
+        "conv3": ("batch_norm", "activation"),
+        "conv4": ("batch_norm", "activation"),
+        "conv5": ("batch_norm", "activation", "pool"),
+    }
+    assert {name: (c.kernels, c.size, c.stride, c.padding, c.std) for name, c in model.convs.items()} == {
+        name: (c.kernels, c.size, c.stride, c.padding, c.std) for name, c in caffe.convs.items()
+    }
+    assert (model.batch_norm.momentum, model.batch_norm.epsilon) == (0.9, 1e-4)
+    assert [(layer.units, layer.std, layer.bias) for layer in (model.fc6, model.fc7, model.fc8)] == [
+        (4096, 0.005, 0.1), (4096, 0.005, 0.1), (1000, 0.01, 0.0),
+    ]  # fmt: skip
+    assert (optim.rule, optim.batch, optim.rate, optim.trust) == ("lars", 8192, 10.0, 0.001)
+    assert (optim.momentum, optim.decay, optim.bias_rate, optim.decay_biases) == (0.9, 0.0005, 1.0, True)
+    steps = 156  # of an epoch
+    assert (optim.epochs * steps, optim.schedule.warmup * steps) == (15_600, 600)
+    assert (optim.schedule.kind, optim.schedule.power) == ("poly", 2.0)
 
 
 def test_caffe_has_the_values_of_its_prototxt() -> None:

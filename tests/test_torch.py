@@ -65,6 +65,24 @@ def one_weird_trick(p: dict[str, Any], x: Any) -> Any:
 NETWORKS: dict[str, Callable[..., Any]] = {"paper": two_columns, "one_weird_trick": one_weird_trick}
 
 
+def with_batch_norm(p: dict[str, Any], running: dict[str, Any], x: Any) -> Any:
+    """Caffe's network with batch norm before each activation (models/alexnet_bn)."""
+
+    def conv(number: int, x: Any, **how: Any) -> Any:
+        x = F.conv2d(x, *p[f"conv{number}"], **how)
+        statistics = running[f"norm{number}"]
+        return F.relu(F.batch_norm(x, *statistics, *p[f"norm{number}"], training=True, momentum=0.1, eps=1e-4))
+
+    x = F.max_pool2d(conv(1, x, stride=4), 3, 2)
+    x = F.max_pool2d(conv(2, x, padding=2, groups=2), 3, 2)
+    x = conv(3, x, padding=1)
+    x = conv(4, x, padding=1, groups=2)
+    x = F.max_pool2d(conv(5, x, padding=1, groups=2), 3, 2).flatten(1)
+    x = F.relu(F.linear(x, *p["fc6"]))
+    x = F.relu(F.linear(x, *p["fc7"]))
+    return F.linear(x, *p["fc8"])
+
+
 def model_of(name: str) -> ModelConfig:
     return replace(alexnet.preset(name).model, dropout=0.0)
 
@@ -176,3 +194,62 @@ def test_gradients_and_five_sgd_steps_agree_in_float64(name: str) -> None:
             for end in (params, from_torch(theirs))
         )
         assert furthest(moved, moved_there) < 1e-8, "the change of the parameters in five steps"
+
+
+def test_batch_norm_its_gradients_and_its_running_averages_agree_in_float64() -> None:
+    """Of the biases before batch norm the gradients are 0, and of its running averages they are what is subtracted."""
+    model = model_of("large_batch")
+    images = np.random.default_rng(1).normal(0, 50, (2, 227, 227, 3))
+    rng, params = np.random.default_rng(2), random_params(replace(model, **dict(alexnet.preset("caffe").model.convs)))
+    norms = {
+        f"norm{number}": {"scale": rng.normal(1, 0.2, conv.kernels), "bias": rng.normal(0, 0.1, conv.kernels)}
+        for number, conv in enumerate(model.convs.values(), 1)
+    }
+    running = {
+        name: {
+            "running_mean": rng.normal(0, 1, len(own["bias"])),
+            "running_variance": rng.uniform(1, 2, len(own["bias"])),
+        }
+        for name, own in norms.items()
+    }
+    theirs = to_torch(params) | {
+        name: tuple(torch.tensor(own[kind], requires_grad=True) for kind in ("scale", "bias"))
+        for name, own in norms.items()
+    }
+    averages = {name: tuple(torch.tensor(array.copy()) for array in own.values()) for name, own in running.items()}
+    expected = with_batch_norm(theirs, averages, channels_first(images))
+    F.cross_entropy(expected, torch.from_numpy(LABELS)).backward()
+
+    with jax.enable_x64(True):
+        forward = alexnet.forward(model)
+        ours = jax.tree.map(jnp.asarray, params | {name: own | running[name] for name, own in norms.items()})
+
+        def loss(params: Any) -> Any:
+            logits = forward(params, images, train=True)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, LABELS).mean(), logits
+
+        gradients, logits = jax.grad(loss, has_aux=True)(ours)
+    assert furthest(logits, expected.detach().numpy()) < 1e-9
+    slopes = from_torch(
+        {layer: (kernel.grad, bias.grad) for layer, (kernel, bias) in theirs.items() if layer in params}
+    )
+    for layer, own in slopes.items():
+        assert furthest(gradients[layer]["kernel"], own["kernel"]) < 1e-9
+        if layer.startswith("conv"):
+            assert np.abs(gradients[layer]["bias"]).max() < 1e-9
+        else:
+            assert furthest(gradients[layer]["bias"], own["bias"]) < 1e-9
+    for number, conv in enumerate(model.convs.values(), 1):
+        layer = f"norm{number}"
+        for kind, parameter in zip(("scale", "bias"), theirs[layer], strict=True):
+            assert furthest(gradients[layer][kind], parameter.grad.numpy()) < 1e-9
+        mean, variance = (average.numpy() for average in averages[layer])
+        assert furthest(running[layer]["running_mean"] - gradients[layer]["running_mean"], mean) < 1e-9
+        # PyTorch's running variance is that of a sample: n / (n - 1) times the mean square.
+        count = 2 * model.sides()[f"conv{number}"] ** 2
+        old = running[layer]["running_variance"]
+        assert (
+            furthest(0.9 * old + (0.1 * old - gradients[layer]["running_variance"]) * count / (count - 1), variance)
+            < 1e-9
+        )
+        assert conv.kernels == len(mean)

@@ -2,6 +2,7 @@
 
 from alexnet_jax.config.errors import BadInput, printable
 from alexnet_jax.config.networks import (
+    BatchNorm,
     CifarConfig,
     Conv,
     Dense,
@@ -21,6 +22,7 @@ from alexnet_jax.config.written import diff, flat, from_json, to_json
 __all__ = [
     "PRESETS",
     "BadInput",
+    "BatchNorm",
     "CifarConfig",
     "Config",
     "Conv",

@@ -12,7 +12,7 @@ import jax
 from alexnet_jax.config.errors import BadInput
 
 # What may follow a convolution. The activation belongs to the layer it follows.
-Follow = Literal["activation", "norm", "map_norm", "pool"]
+Follow = Literal["activation", "norm", "map_norm", "batch_norm", "pool"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Conv:
     bias_std: float = 0.0
     """standard deviation of the initial biases around `bias`"""
     then: tuple[Follow, ...] = ("activation",)
-    """what follows: activation, norm (LRN), map_norm (cuda-convnet's same-map norm), pool"""
+    """what follows: activation, norm (LRN), map_norm (cuda-convnet's same-map norm), batch_norm, pool"""
 
     def __post_init__(self) -> None:
         if min(self.size, self.stride) < 1 or min(self.padding) < 0:
@@ -91,6 +91,26 @@ class ResponseNorm:
             )
 
 
+@dataclass(frozen=True)
+class BatchNorm:
+    """Each map minus its mean over the batch, divided by its standard deviation (Ioffe and Szegedy 2015).
+
+    Then times a learnt scale plus a learnt bias. At test time the mean and variance are running averages.
+    """
+
+    momentum: float = 0.9
+    """share of the running averages that a step keeps"""
+    epsilon: float = 1e-4
+    """added to the variance"""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.momentum < 1 or self.epsilon <= 0:
+            raise BadInput(
+                f"a batch norm has momentum {self.momentum:g} and epsilon {self.epsilon:g}; "
+                f"give a momentum from 0 to less than 1, and an epsilon of more than 0"
+            )
+
+
 @cache
 def activations() -> tuple[str, ...]:
     """The names of the functions in `jax.nn` that take one array and work on each element alike."""
@@ -140,6 +160,8 @@ class ModelConfig:
     """whether its windows reach into the next column, as in Caffe; otherwise they stop at the column's border"""
     map_norm: ResponseNorm = ResponseNorm(k=1.0, alpha=4e-5)
     """normalisation across n x n positions of one map; the paper does not mention it"""
+    batch_norm: BatchNorm = BatchNorm()
+    """normalisation across the images of a batch, where a layer's `then` names it; it came after the paper"""
     dropout: float = 0.5
     """probability that a unit is dropped in training"""
     dropout_before: tuple[Literal["fc6", "fc7", "fc8"], ...] = ("fc7", "fc8")
@@ -237,6 +259,7 @@ class TutorialConfig:
         check_activation(self.activation)
         if not 0 <= self.dropout < 1:
             raise BadInput(f"model.dropout is {self.dropout:g}; give at least 0 and less than 1")
+        check_no_batch_norm(self.convs)
         widths = {f"{name}.kernels": conv.kernels for name, conv in self.convs.items()}
         check_widths(widths | {"fc1.units": self.fc1.units, "fc2.units": self.fc2.units})
         sides(self.image_size, self.convs, lambda name, side: pooled(side, self.pool))
@@ -286,11 +309,19 @@ class CifarConfig:
         for name, layer in self.convs.items():
             if name.startswith("local") and layer.then != ("activation",):
                 raise BadInput(f"model.{name}.then is {layer.then}; give a local layer its activation alone")
+        check_no_batch_norm(self.convs)
         check_widths({f"{name}.kernels": conv.kernels for name, conv in self.convs.items()})
         sides(self.image_size, self.convs, lambda name, side: pooled(side, getattr(self, name)))
 
 
 Model = ModelConfig | TutorialConfig | CifarConfig
+
+
+def check_no_batch_norm(convs: dict[str, Conv]) -> None:
+    """Raises BadInput if one of them is followed by batch norm."""
+    for name, conv in convs.items():
+        if "batch_norm" in conv.then:
+            raise BadInput(f"model.{name}.then has batch_norm, which only AlexNet's convolutions can have")
 
 
 def check_widths(widths: dict[str, int], columns: int = 1) -> None:

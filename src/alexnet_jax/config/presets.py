@@ -120,6 +120,33 @@ CAFFENET = replace(
     ),
 )
 
+# AlexNet for large batches (You, Gitman, Ginsburg 2017): batch norm in place of LRN, LARS, a warm-up, and a rate that
+# falls to 0. The network and its training are those of the authors' Caffe (borisgin/nvcaffe, models/alexnet_bn:
+# train_val.prototxt, solver_8K.prototxt), 156 steps an epoch. Three things differ. There each GPU's statistics were
+# those of its own images; here they are the whole batch's, so that every layout trains alike. There the warm-up began
+# at a tenth of the rate, here at 0. And the convolutions keep their biases, which batch norm makes useless.
+_NORMALISED: tuple[Follow, ...] = ("batch_norm", "activation", "pool")
+LARGE_BATCH = replace(
+    CAFFE,
+    preset="large_batch",
+    model=replace(
+        _CAFFE,
+        lrn_across_columns=False,
+        conv1=replace(_CAFFE.conv1, then=_NORMALISED),
+        conv2=replace(_CAFFE.conv2, bias=0.0, then=_NORMALISED),
+        conv3=replace(_CAFFE.conv3, then=_NORMALISED[:2]),
+        conv4=replace(_CAFFE.conv4, bias=0.0, then=_NORMALISED[:2]),
+        conv5=replace(_CAFFE.conv5, then=_NORMALISED),
+    ),
+    optim=OptimConfig(
+        rule="lars",
+        batch=8192,
+        epochs=100.0,
+        rate=10.0,
+        schedule=Schedule("poly", warmup=600 / 156, power=2.0),
+    ),
+)
+
 
 Layer = TypeVar("Layer", Conv, Dense)
 
@@ -269,6 +296,7 @@ PRESETS = {
         SIX_CONV,
         CAFFE,
         CAFFENET,
+        LARGE_BATCH,
         ONE_WEIRD_TRICK,
         TUTORIAL,
         CIFAR,

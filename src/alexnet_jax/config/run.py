@@ -16,9 +16,10 @@ from alexnet_jax.config.networks import Model, ModelConfig
 class Schedule:
     """How a learning rate changes over the run: the factor from 0 to 1 that multiplies it."""
 
-    kind: Literal["constant", "steps", "staircase", "plateau", "cosine"] = "constant"
+    kind: Literal["constant", "steps", "staircase", "plateau", "cosine", "poly"] = "constant"
     """steps: it drops at each of `epochs`; staircase: over `stairs` equal parts of the run (cuda-convnet's dexp);
-    plateau: when the validation error stops improving (section 5); cosine: from 1 to 0 along half a wave"""
+    plateau: when the validation error stops improving (section 5); cosine: from 1 to 0 along half a wave;
+    poly: a power of the share of the run that is left"""
     warmup: float = 0.0
     """epochs at the start over which the rate rises linearly from 0"""
     factor: float = 10.0
@@ -31,12 +32,14 @@ class Schedule:
     """plateau: epochs without a lower validation top-1 error before a drop"""
     drops: int = 3
     """plateau: how many times the rate may drop"""
+    power: float = 2.0
+    """poly: that power"""
 
     def __post_init__(self) -> None:
-        if self.factor <= 0 or min(self.stairs, self.patience) < 1:
+        if min(self.factor, self.power) <= 0 or min(self.stairs, self.patience) < 1:
             raise BadInput(
-                f"a schedule has factor {self.factor:g}, {self.stairs} stairs and patience {self.patience}; "
-                f"give a factor of more than 0, and at least 1 for the others"
+                f"a schedule has factor {self.factor:g}, power {self.power:g}, {self.stairs} stairs and patience "
+                f"{self.patience}; give a factor and a power of more than 0, and at least 1 for the others"
             )
         if not 0 <= self.warmup < math.inf:
             raise BadInput(f"a schedule has a warmup of {self.warmup:g} epochs; give 0 or more")

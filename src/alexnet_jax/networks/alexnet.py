@@ -9,7 +9,16 @@ from jax import Array
 
 from alexnet_jax.config import ModelConfig
 from alexnet_jax.networks import columns, layers
-from alexnet_jax.networks.modules import Activations, Convolution, Draw, FullyConnected, Logits, dropout, follow
+from alexnet_jax.networks.modules import (
+    Activations,
+    Convolution,
+    Draw,
+    FullyConnected,
+    Logits,
+    Normalisation,
+    dropout,
+    follow,
+)
 
 
 class AlexNet(nn.Module):
@@ -48,7 +57,11 @@ class AlexNet(nn.Module):
                 pool=lambda name, x: layers.pool(x, net.pool, ragged=name in net.ragged),
                 norm=self.lrn if net.norm else None,
                 map_norm=partial(layers.map_norm, norm=net.map_norm) if net.norm else None,
+                batch_norm=batch_norm,
             )
+
+        def batch_norm(name: str, x: Array) -> Array:
+            return Normalisation(net.batch_norm, draw is not None, place.images_axis, name=name)(x)
 
         def drop(name: str, x: Array, draw: Draw | None) -> Array:
             if name not in net.dropout_before or not net.dropout:

@@ -42,6 +42,8 @@ class Place:
     """the axis along which these columns' fully connected units are cut; None: all of them are here"""
     parts: int = 1
     """the number of devices along `units_axis`"""
+    images_axis: str | None = None
+    """the axis along which the images of the convolutions lie; None: all of them are here"""
 
 
 def make_mesh(data: int = 1, columns: int = 1) -> Mesh:
@@ -99,8 +101,9 @@ def place(model: Model, mesh: Mesh | AbstractMesh | None, layout: Layout = "colu
             f"{model.columns}, as in --mesh 1,1"
         )
     here = model.columns // devices
+    images_axis = DATA if data > 1 else None
     if units_axes(mesh, layout) == COLUMN or not isinstance(model, ModelConfig):
-        return Place(here, COLUMN)
+        return Place(here, COLUMN, images_axis=images_axis)
     for name in sorted(FULLY_CONNECTED):
         units = getattr(model, name).units
         if units % mesh.size:
@@ -113,7 +116,7 @@ def place(model: Model, mesh: Mesh | AbstractMesh | None, layout: Layout = "colu
             f"with the layout hybrid, {here} columns whose fully connected layers do not meet cannot be cut by a data "
             f"axis of {data}; give a data axis that is a divisor or a multiple of {here}, or --layout columns"
         )
-    return Place(here, COLUMN, DATA, data)
+    return Place(here, COLUMN, DATA, data, images_axis)
 
 
 def units_axes(mesh: Mesh | AbstractMesh, layout: Layout) -> str | tuple[str, str]:
@@ -308,6 +311,14 @@ def sum_columns(x: Array, place: Place) -> Array:
         if place.units_axis:
             x = lax.psum_scatter(x, place.units_axis, tiled=True)
         return lax.psum(x, place.axis)
+
+
+def mean_over_images(x: Array, axis: str | None) -> tuple[Array, int]:
+    """The mean of x over the devices that hold the batch's images, and the number of these devices."""
+    if axis is None:
+        return x, 1
+    with jax.named_scope("mean_over_images"):
+        return lax.pmean(x, axis), lax.axis_size(axis)
 
 
 def all_images(x: Array, axis: str | None) -> Array:

@@ -183,6 +183,6 @@ def _concatenated(one: Collective, planned: dict[int, Collective]) -> list[int]:
 
     for count in range(len(metrics) + 1):
         found = fill(0, one.shape[0] - count)
-        if found is not None:
+        if found or (found is not None and one.direction == "forward"):  # metrics alone are no gradients
             return found + metrics[:count]
     return []

@@ -123,9 +123,11 @@ def describe(model: Model) -> list[Row]:
     meeting = model.meet if isinstance(model, ModelConfig) else ()
     rows = []
     for layer in (name for name in acts if name in params):
-        kernel, output = params[layer]["kernel"].shape, acts[layer].shape[1:]
+        kernel = params[layer]["kernel"].shape if "kernel" in params[layer] else ()  # a batch norm has none
+        output = acts[layer].shape[1:]
         # A local layer's kernel already has an entry for each position.
         positions = 1 if layer.startswith("local") else math.prod(output[:-1])
+        multiply_adds = positions * math.prod(kernel) if kernel else 0
         if layer == "conv1":
             reads = "the image"
         elif model.columns == 1:
@@ -133,7 +135,7 @@ def describe(model: Model) -> list[Row]:
         else:
             reads = "all columns" if layer in (*meeting, model.logits) else "its own column"
         parameters = sum(math.prod(array.shape) for array in params[layer].values())
-        rows.append(Row(layer, reads, kernel, output, parameters, positions * math.prod(kernel)))
+        rows.append(Row(layer, reads, kernel, output, parameters, multiply_adds))
     return rows
 
 
@@ -161,7 +163,10 @@ def activation_shapes(model: Model) -> dict[str, jax.ShapeDtypeStruct]:
 
 def _to_bfloat16(params: Params) -> Params:
     """Kernels in bfloat16, biases unchanged. Gradients pass back through the cast as float32."""
-    return {layer: own | {"kernel": own["kernel"].astype(jnp.bfloat16)} for layer, own in params.items()}
+    return {
+        layer: own | {name: array.astype(jnp.bfloat16) for name, array in own.items() if name == "kernel"}
+        for layer, own in params.items()
+    }
 
 
 def _whole(model: Model) -> Any:
@@ -197,7 +202,7 @@ def _apply(
             raise BadInput("train=True drops units and needs a key: forward(params, images, key=key, train=True)")
 
         def per_device(params: Params, images: Array, key: Array | None, index_B: Array, column_N: Array) -> object:
-            draw = Draw(key, index_B, column_N) if train and drops and key is not None else None
+            draw = Draw(key if drops else None, index_B, column_N) if train else None
             if precision == "bfloat16":
                 params, images = _to_bfloat16(params), images.astype(jnp.bfloat16)
             with jax.default_matmul_precision(PRODUCTS[precision]):

@@ -13,16 +13,17 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from alexnet_jax.config import Conv, Dense, Follow
+from alexnet_jax.config import BatchNorm, Conv, Dense, Follow
 from alexnet_jax.networks import columns, layers
 
 Activations = dict[str, Array]
 
 
 class Draw(NamedTuple):
-    """What dropout masks depend on."""
+    """What dropout masks depend on. Only training has it."""
 
-    key: Array
+    key: Array | None
+    """None if the network drops nothing"""
     index_B: Array
     """each image's index in the global batch"""
     column_N: Array
@@ -96,6 +97,35 @@ class FullyConnected(nn.Module):
         return add_bias(layers.in_columns(read, self.blind, x, kernel), bias.reshape(1, -1))
 
 
+class Normalisation(nn.Module):
+    """Batch normalisation (Ioffe and Szegedy 2015). The statistics are those of the global batch, on every layout.
+
+    The running averages of mean and variance are parameters, whose gradient is what an update subtracts from them.
+    """
+
+    norm: BatchNorm
+    train: bool
+    images_axis: str | None
+    """the mesh axis along which the images lie"""
+
+    @nn.compact
+    def __call__(self, x_BHWC: Array) -> Array:
+        C, wide_BHWC = x_BHWC.shape[-1], x_BHWC.astype(jnp.promote_types(x_BHWC.dtype, jnp.float32))
+        scale_C = self.param("scale", nn.initializers.ones, (C,))
+        bias_C = self.param("bias", nn.initializers.zeros, (C,))
+        mean_C = self.param("running_mean", nn.initializers.zeros, (C,))
+        variance_C = self.param("running_variance", nn.initializers.ones, (C,))
+        if self.train:
+            moments = jnp.stack([wide_BHWC.mean((0, 1, 2)), jnp.square(wide_BHWC).mean((0, 1, 2))])
+            (now_C, square_C), devices = columns.mean_over_images(moments, self.images_axis)
+            kept = 1 - (1 - self.norm.momentum) / devices  # the devices' gradients are summed
+            mean_C = layers.tracked(mean_C, now_C, kept)
+            variance_C = layers.tracked(variance_C, jnp.maximum(square_C - jnp.square(now_C), 0), kept)
+        factor_C = scale_C * jax.lax.rsqrt(variance_C + self.norm.epsilon)
+        y_BHWC = (wide_BHWC - mean_C.reshape(1, 1, 1, C)) * factor_C.reshape(1, 1, 1, C) + bias_C.reshape(1, 1, 1, C)
+        return y_BHWC.astype(x_BHWC.dtype)
+
+
 class Logits(nn.Module):
     """The last layer, cut on its inputs: each column computes a part of the logits, and one sum adds the parts.
 
@@ -153,6 +183,7 @@ def follow(
     pool: Callable[[str, Array], Array],
     norm: Callable[[Array], Array] | None,
     map_norm: Callable[[Array], Array] | None = None,
+    batch_norm: Callable[[str, Array], Array] | None = None,
 ) -> Array:
     """What follows a convolution, in the preset's order. An activation belongs to the layer before it."""
     acts[name] = x
@@ -163,6 +194,9 @@ def follow(
             name = name.replace(name[:4], "pool")
             with jax.named_scope(name):
                 x = pool(name, x)
+        elif step == "batch_norm" and batch_norm:
+            name = name.replace(name[:4], "norm")
+            x = batch_norm(name, x)
         elif normalise := norm if step == "norm" else map_norm:
             name = name.replace(name[:4], "norm")
             with jax.named_scope(name):
@@ -181,6 +215,7 @@ def dropout(x: Array, rate: float, scale: Literal["test", "train"], draw: Draw |
         return x * keep if scale == "test" else x
     B, *space, C = x.shape
     N = len(draw.column_N)
+    assert draw.key is not None
     width = C * draw.parts // N  # of a whole column
     units = math.prod(space) * width
     mask = layers.dropout_mask(jax.random.fold_in(draw.key, salt), draw.index_B, draw.column_N, units, rate)

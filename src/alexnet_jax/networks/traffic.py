@@ -143,6 +143,11 @@ def _activations(config: Config, devices: Devices, batch: int) -> Iterator[Colle
                 shape = (rows, *acts[norm][:-1], maps)
                 for direction in ("forward", "backward"):
                     yield Collective(norm, "collective-permute", direction, shape, devices.columns, item)
+        if "batch_norm" in getattr(getattr(model, layer), "then", ()):  # means and squares, always float32
+            norm = layer.replace("conv", "norm")
+            maps = acts[norm][-1] // devices.columns
+            yield Collective(norm, "all-reduce", "forward", (2, maps), devices.data)
+            yield from 2 * [Collective(norm, "all-reduce", "backward", (maps,), devices.data)]
     logits = (batch // devices.data, model.classes)  # always float32
     if devices.hybrid:
         yield Collective("fc8", "reduce-scatter", "forward", logits, devices.data)
@@ -159,7 +164,7 @@ def _gradients(config: Config, devices: Devices) -> Iterator[Collective]:
     trust = {"lars": 2, "lamb": 4}.get(config.optim.rule, 0)
     summed = ("update_norm", *["trust_ratio"] * trust)
     for layer in (name for name in acts if name in params):
-        for name in ("kernel", "bias"):
+        for name in sorted(params[layer], key=lambda name: name != "kernel"):
             whole, axes = params[layer][name].shape, _axes(cut[layer][name])
             held = NamedSharding(devices.mesh, cut[layer][name]).shard_shape(whole)
             if DATA not in axes:

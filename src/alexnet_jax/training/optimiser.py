@@ -35,11 +35,26 @@ def moments(optim: Optimiser, params: Any) -> Any:
     return _adam(optim).init(params)
 
 
+STATISTICS = ("running_mean", "running_variance")
+"""the running averages of batch norm, whose gradients are their changes"""
+OFFSETS = ("bias", "scale")
+"""what has the biases' rates: a batch norm's scale, too"""
+
+
 def update(optim: Optimiser, params: Any, moments: Any, gradients: Any, rates: Rates) -> tuple[Any, Any, Any]:
     """One step. Returns (params, moments, what was added to the parameters)."""
+    statistics = jax.tree.map_with_path(lambda path, _: names_of(path)[1] in STATISTICS, params)
+    by_rule = jax.tree.map(lambda known, g: jnp.zeros_like(g) if known else g, statistics, gradients)
+    changes, moments = _by_rule(optim, params, moments, by_rule, rates)
+    changes = jax.tree.map(lambda known, change, g: -g if known else change, statistics, changes, gradients)
+    return optax.apply_updates(params, changes), moments, changes
+
+
+def _by_rule(optim: Optimiser, params: Any, moments: Any, gradients: Any, rates: Rates) -> tuple[Any, Any]:
+    """(what the rule adds to the parameters, moments)."""
     if not isinstance(optim, OptimConfig):
         changes, moments = optim.update(gradients, moments, params)
-        return optax.apply_updates(params, changes), moments, changes
+        return changes, moments
 
     def with_decay(values: Any) -> Any:
         decays = jax.tree.map_with_path(lambda path, _: decay_of(optim, *names_of(path)) or 0.0, params)
@@ -60,7 +75,7 @@ def update(optim: Optimiser, params: Any, moments: Any, gradients: Any, rates: R
         if optim.rule == "lamb":
             directions, _ = optax.scale_by_trust_ratio().update(directions, optax.EmptyState(), params)
         changes = jax.tree.map(lambda rate, direction: -rate * direction, own_rates, directions)
-    return jax.tree.map(jnp.add, params, changes), moments, changes
+    return changes, moments
 
 
 def _adam(optim: OptimConfig) -> optax.GradientTransformation:
@@ -68,14 +83,14 @@ def _adam(optim: OptimConfig) -> optax.GradientTransformation:
 
 
 def rate_of(config: OptimConfig, rates: Rates, layer: str, kind: str) -> Any:
-    """The learning rate of a layer's "kernel" or "bias"."""
-    own = (rates.biases if kind == "bias" else rates.weights) * dict(config.layer_rates).get(layer, 1.0)
+    """The learning rate of a layer's "kernel", "bias" or "scale"."""
+    own = (rates.biases if kind in OFFSETS else rates.weights) * dict(config.layer_rates).get(layer, 1.0)
     return own * rates.conv1 if layer == "conv1" else own
 
 
 def decay_of(config: OptimConfig, layer: str, kind: str) -> float | None:
-    """The weight decay of a layer's "kernel" or "bias"; None if it has none."""
-    if kind == "bias" and not config.decay_biases:
+    """The weight decay of a layer's "kernel", "bias" or "scale"; None if it has none."""
+    if kind in STATISTICS or (kind in OFFSETS and not config.decay_biases):
         return None
     return dict(config.layer_decays).get(layer, config.decay)
 
@@ -96,12 +111,12 @@ def sgd(momentum: float, velocity: Any, gradients: Any, rates: Any) -> Any:
 
 
 def trusted(config: OptimConfig, path: tuple[Any, ...], rate: Any, w: Any, g: Any) -> Any:
-    """The rate of LARS: a kernel's rate times trust |w| / (|g| + decay |w|), a bias's unchanged.
+    """The rate of LARS: a kernel's rate times trust |w| / (|g| + decay |w|), any other unchanged.
 
     You, Gitman and Ginsburg 2017, algorithm 1. `optax.lars` divides by |g + decay w| instead.
     """
     layer, kind = names_of(path)
-    if kind == "bias":
+    if kind in OFFSETS:
         return rate
     size = optax.tree.norm(w)  # not of w.ravel(), for which columns would send each other their kernels
     below = optax.tree.norm(g) + (decay_of(config, layer, kind) or 0.0) * size
@@ -133,6 +148,8 @@ def _without_warmup(schedule: Schedule, epoch: float, epochs: float, drops: int)
         return schedule.factor ** -(stair / max(1, schedule.stairs - 1))
     if schedule.kind == "plateau":
         return schedule.factor**-drops
+    if schedule.kind == "poly":
+        return (1 - min(1.0, epoch / epochs)) ** schedule.power
     if schedule.kind == "cosine":
         done = max(0.0, epoch - schedule.warmup) / max(epochs - schedule.warmup, 1e-9)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
