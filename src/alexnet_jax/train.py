@@ -1,7 +1,5 @@
 """python -m alexnet_jax.train [CONFIG]: trains a network, or continues a run that was interrupted."""
 
-import signal
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -39,21 +37,18 @@ def train() -> None:
     command_line.keep_memory()
     command_line.make_cpu_devices(command_line.given("--mesh", "auto"))  # before the user's file, which may use JAX
     options, config = command_line.parse_recipe(Options)
-    try:
-        fit(
-            config,
-            options.workdir or Path("runs") / Path(options.config).stem,
-            options.directory,
-            command_line.mesh_of(options.mesh, config, options.layout),
-            options.steps,
-            layout=options.layout,
-            init=options.init,
-            workers=options.workers,
-            log_every=options.log_every,
-            save_minutes=options.save_minutes,
-        )
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
+    fit(
+        config,
+        options.workdir or Path("runs") / Path(options.config).stem,
+        options.directory,
+        command_line.mesh_of(options.mesh, config, options.layout),
+        options.steps,
+        layout=options.layout,
+        init=options.init,
+        workers=options.workers,
+        log_every=options.log_every,
+        save_minutes=options.save_minutes,
+    )
 
 
 if __name__ == "__main__":

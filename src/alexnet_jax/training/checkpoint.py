@@ -11,7 +11,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -207,6 +207,7 @@ class Writer:
     @staticmethod
     def _manager(run: Path, kind: str, **options: Any) -> ocp.CheckpointManager:
         path = run.absolute() / "checkpoints" / kind
+        options |= {"cleanup_tmp_directories": True}  # which a killed run may have left
         return ocp.CheckpointManager(path, options=ocp.CheckpointManagerOptions(**options))
 
     def due(self, step: int) -> bool:
@@ -240,5 +241,5 @@ class Writer:
 
     def __exit__(self, *_: object) -> None:
         """Waits for pending writes and raises their errors, such as a full disk."""
-        self._latest.close()
-        self._best.close()
+        with closing(self._best):
+            self._latest.close()
