@@ -29,10 +29,11 @@ from alexnet_jax.config import (
     ModelConfig,
     OptimConfig,
     Precision,
-    from_json,
     preset,
+    read_config,
 )
 from alexnet_jax.networks import columns
+from alexnet_jax.networks.functional import DETERMINISTIC
 
 Options = TypeVar("Options")
 
@@ -160,7 +161,7 @@ def named_config(name: str) -> Config:
     """The preset of that name, the config of that run directory, or CONFIG of that Python file. Raises BadInput."""
     written = Path(name) / "config.json"
     if name not in PRESETS and written.is_file():  # in runs/, the run fashion must not hide the preset
-        return from_json(written.read_text())
+        return read_config(written)
     if not name.endswith(".py"):
         try:
             return preset(name)
@@ -185,6 +186,14 @@ def make_cpu_devices(mesh: str = "auto") -> None:
     asked: int = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]
     if asked < 0 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", 2 if mesh == "auto" else max(1, math.prod(sizes_of(mesh))))
+
+
+def be_deterministic() -> None:
+    """Lets GPUs compute the same bits every time. Must run before a device is first used. CPUs do so in any case.
+
+    Flags that the user has set in XLA_FLAGS stay, and take precedence.
+    """
+    os.environ["XLA_FLAGS"] = f"{DETERMINISTIC} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 
 def keep_compiled() -> None:

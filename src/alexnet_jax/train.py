@@ -1,5 +1,6 @@
 """python -m alexnet_jax.train [CONFIG]: trains a network, or continues a run that was interrupted."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -31,10 +32,14 @@ class Options(command_line.Recipe):
     """steps per line of metrics.jsonl"""
     save_minutes: float = 2.0
     """minutes between checkpoints"""
+    deterministic: bool = False
+    """the same bits every time on GPUs, too, which costs speed; on CPUs it changes nothing"""
 
 
 def train() -> None:
     command_line.keep_memory()
+    if "--deterministic" in sys.argv:
+        command_line.be_deterministic()
     command_line.make_cpu_devices(command_line.given("--mesh", "auto"))  # before the user's file, which may use JAX
     options, config = command_line.parse_recipe(Options)
     fit(

@@ -121,7 +121,7 @@ def fit(
     places = layout_of(shapes, mesh, layout, own=own_init is not None)
     config = replace(config, own=own_parts(own_init, forward, shapes.moments if optimiser else None))
     check_run(path, config)
-    resumed = resume(path, records.fingerprint, shapes, places, say)
+    resumed = resume(path, config, records.fingerprint, shapes, places, say)
 
     # From which step to which. An epoch shows every image once, and may end inside a batch.
     batch, examples = config.optim.batch, records.examples(TRAIN)
@@ -178,7 +178,7 @@ def fit(
 
     def where(bad: int) -> str:
         """The first number that is not finite in step `bad`. Repeats the steps from the last checkpoint up to it."""
-        before = partial(resume, path, records.fingerprint, shapes, places, say)
+        before = partial(resume, path, config, records.fingerprint, shapes, places, say)
         there = before()
         if bad - 1 > (there.checkpoint.step if there else 0):
             say(f"The loss is no longer finite at step {bad}. The steps before it are repeated to find out where.")

@@ -8,7 +8,7 @@ import re
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ _REASONS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, err
 @contextmanager
 def writing_to(run: Path) -> Iterator[None]:
     """Raises BadInput if the system refuses a write to the run directory."""
-    with _silent_threads():
+    with ExitStack() as now, ExitStack() as later:
+        _silence_threads(now, later)
         try:
             yield
         except BadInput:
@@ -30,6 +31,8 @@ def writing_to(run: Path) -> Iterator[None]:
             reason = refusal(error)
             if reason is None:
                 raise
+            gc.collect()
+            later.pop_all()
             raise BadInput(
                 f"{run} cannot be written: {reason}; its last checkpoint is whole, and the same command continues "
                 f"from there as soon as it can write again"
@@ -48,34 +51,28 @@ def refusal(error: BaseException | None) -> str | None:
     return None
 
 
-@contextmanager
-def _silent_threads() -> Iterator[None]:
+def _silence_threads(now: ExitStack, later: ExitStack) -> None:
     """Orbax and TensorStore write in threads of their own. Where the run waits for a write, they raise its failure.
 
     That is enough, but they also log it, print it from those threads, and leave coroutines that complain when they are
-    collected. Some of that comes late, so what is silent stays so after a failure.
+    collected. Some of that comes late. What restores the hooks is pushed on `now`, or on `later` if it concerns those.
     """
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    hooks = sys.excepthook, sys.unraisablehook, threading.excepthook
+    before = sys.excepthook
 
     def keeps(record: logging.LogRecord) -> bool:
         return record.levelno < logging.ERROR
 
     def of_others(*error: Any) -> None:  # TensorStore calls it, in any thread, about a write that nobody waits for
         if str(error[1]) != "Event loop is closed":
-            hooks[0](*error)
+            before(*error)
 
     def silent(*_: Any) -> None:
         pass
 
+    now.callback(setattr, sys, "unraisablehook", sys.unraisablehook)
+    now.callback(setattr, threading, "excepthook", threading.excepthook)
+    later.callback(setattr, sys, "excepthook", before)
     sys.excepthook, sys.unraisablehook, threading.excepthook = of_others, silent, silent
-    for logger in loggers:
+    for logger in (logging.getLogger(name) for name in ("absl", "asyncio")):
         logger.addFilter(keeps)
-    try:
-        yield
-        sys.excepthook = hooks[0]
-        for logger in loggers:
-            logger.removeFilter(keeps)
-    finally:
-        gc.collect()
-        _, sys.unraisablehook, threading.excepthook = hooks
+        later.callback(logger.removeFilter, keeps)
