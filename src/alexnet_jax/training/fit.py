@@ -83,9 +83,10 @@ def fit(
     to every device. config.json cannot hold code, so it holds its name, and a run does not resume with another.
 
     An interrupt (KeyboardInterrupt), SIGTERM or SIGUSR1 (SystemExit, code 143 or 138) ends the run after its current
-    step is saved. A checkpoint that is damaged is set aside, and the run continues from the one before. Raises BadInput
-    if the run is impossible or the directory holds something else, before anything is written, if another process uses
-    the directory, and if a loss is no longer finite.
+    step is saved; a validation that it stops is repeated when the run continues. A checkpoint that is damaged is set
+    aside, and the run continues from the one before. Raises BadInput if the run is impossible or the directory holds
+    something else, before anything is written, if another process uses the directory, if it cannot be written, and if a
+    loss is no longer finite, with the first layer where that happened.
 
     >>> config = alexnet.preset("fashion")
     >>> run = alexnet.fit(config, "runs/one", steps=20, progress=False)
