@@ -132,7 +132,7 @@ def soak(steps: int, every: int, where: Path) -> None:
         saves["latest"] += 1
         real(writer, *state)
 
-    checkpoint.Writer.due, checkpoint.Writer.save_latest = due, save  # type: ignore[method-assign]
+    checkpoint.Writer.due, checkpoint.Writer.save_latest = due, save  # type: ignore[assignment, method-assign]
     fit.fit(narrow(16, 1000.0), where / "soak", steps=steps, progress=False)
 
 
