@@ -549,10 +549,10 @@ def repeated(report: Report, plan: Plan) -> None:
     """Whether two processes end with the same bits, without and with XLA's flags for that."""
     for name, flags in (
         ("as it is", ""),
-        ("deterministic", "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"),
+        ("deterministic", functional.DETERMINISTIC),
     ):
         if plan.tiny and flags:
-            continue  # a CPU build does not know these flags
+            continue  # which mean nothing to a CPU
         variables = environment() | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()}
         command = [sys.executable, "-c", f"import accelerator; print(accelerator.after_ten_steps({plan.tiny}))"]
         children = [

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from tensorboardX.proto.event_pb2 import Event
 
 from alexnet_jax.config import BadInput
 from alexnet_jax.training import log
@@ -16,10 +17,14 @@ from alexnet_jax.training.log import Log, ProgressBar, Watch, read_metrics
 class Board:
     """Replaces TensorBoard's writer."""
 
-    def __init__(self, path: str, purge_step: int | None) -> None:
-        self.purge_step = purge_step
+    def __init__(self, path: str) -> None:
+        self.purge_step: int | None = None
 
-    def add_scalar(self, *_: Any) -> None: ...
+    def write_event(self, event: Any) -> None:
+        if event.HasField("session_log"):
+            self.purge_step = event.step
+
+    def flush(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -29,7 +34,7 @@ def test_lines_after_the_step_that_a_run_continues_from_are_removed(
 ) -> None:
     """So is a last line that a crash has cut off, with or without its step."""
     boards = []
-    monkeypatch.setattr(log, "SummaryWriter", lambda *given, **more: boards.append(Board(*given, **more)) or boards[-1])
+    monkeypatch.setattr(log, "EventsWriter", lambda path: boards.append(Board(path)) or boards[-1])
     lines = [json.dumps({"step": step, "train/loss": 1.0}) + "\n" for step in (2, 4, 6, 8)]
     for cut in ('{"step": 4, "train/l', '{"step": 4}'):
         (tmp_path / "metrics.jsonl").write_text("".join(lines) + cut)
@@ -117,3 +122,30 @@ def test_a_step_that_is_not_finite_ends_the_run_before_it_is_logged(tmp_path: Pa
         with pytest.raises(BadInput, match="the validation loss is not finite after step 1"):
             watch.validated(1, {"loss": float("nan"), "top1_error": 0.5, "top5_error": 0.1}, crops=1)
     assert read_metrics(tmp_path) == []
+
+
+@pytest.mark.parametrize(("owed", "kept"), [([], 3), ([10], 2), ([1, 10], 1), ([1], 2)])
+def test_lines_of_validations_that_a_signal_put_off_are_removed(tmp_path: Path, owed: list[int], kept: int) -> None:
+    """They may be there if the run was killed before its next checkpoint."""
+    names = "train/loss", "validation/loss", "validation/ten_crops/loss"
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"step": 4, name: 1.0}) + "\n" for name in names))
+    Log(tmp_path, 4, owed)
+    left = read_metrics(tmp_path)
+    assert len(left) == kept
+    assert "train/loss" in left[0]
+
+
+def test_tensorboards_file_holds_every_figure(tmp_path: Path) -> None:
+    """Read back record by record: the length in 8 bytes, their checksum in 4, the event, its checksum in 4."""
+    with Log(tmp_path, 2) as here:
+        here.write(3, **{"train/loss": 0.5, "epoch": 1.5})
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    data, events = file.read_bytes(), []
+    while data:
+        size = int.from_bytes(data[:8], "little")
+        events.append(Event.FromString(data[12 : 12 + size]))
+        data = data[12 + size + 4 :]
+    assert events[0].file_version == "brain.Event:2"
+    assert (events[1].step, events[1].session_log.status) == (3, 1), "what earlier files hold from step 3 on is void"
+    values = {each.summary.value[0].tag: (each.step, each.summary.value[0].simple_value) for each in events[2:]}
+    assert values == {"train/loss": (3, 0.5), "epoch": (3, 1.5)}

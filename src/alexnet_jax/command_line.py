@@ -29,10 +29,11 @@ from alexnet_jax.config import (
     ModelConfig,
     OptimConfig,
     Precision,
-    from_json,
     preset,
+    read_config,
 )
 from alexnet_jax.networks import columns
+from alexnet_jax.networks.functional import DETERMINISTIC
 from alexnet_jax.training import processes
 
 Options = TypeVar("Options")
@@ -95,6 +96,8 @@ def main(command: Callable[[], None]) -> None:
         if not jax.distributed.is_initialized():
             raise
         processes.lost(error)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still buffered
         sys.exit(128 + signal.SIGPIPE)
@@ -180,7 +183,7 @@ def named_config(name: str) -> Config:
     """The preset of that name, the config of that run directory, or CONFIG of that Python file. Raises BadInput."""
     written = Path(name) / "config.json"
     if name not in PRESETS and written.is_file():  # in runs/, the run fashion must not hide the preset
-        return from_json(written.read_text())
+        return read_config(written)
     if not name.endswith(".py"):
         try:
             return preset(name)
@@ -228,6 +231,14 @@ def join_processes() -> None:
         if not (":" in address and count.isdigit() and number.isdigit()):
             raise BadInput("several processes need all of --coordinator HOST:PORT, --processes and --process")
         processes.start(address, int(count), int(number), float(wait))
+
+
+def be_deterministic() -> None:
+    """Lets GPUs compute the same bits every time. Must run before a device is first used. CPUs do so in any case.
+
+    Flags that the user has set in XLA_FLAGS stay, and take precedence.
+    """
+    os.environ["XLA_FLAGS"] = f"{DETERMINISTIC} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 
 def keep_compiled() -> None:

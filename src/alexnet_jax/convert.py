@@ -11,7 +11,7 @@ import tyro
 from jax import Array
 
 from alexnet_jax import command_line
-from alexnet_jax.config import BadInput
+from alexnet_jax.config import BadInput, check_local
 from alexnet_jax.data import augment
 from alexnet_jax.networks import functional
 from alexnet_jax.training import checkpoint
@@ -58,6 +58,7 @@ def convert() -> None:
     options = command_line.parse(Options)
     src, dst = options.source, options.dst
     out = dst.suffix == STABLEHLO
+    check_local(dst)
     if dst.exists():
         raise BadInput(f"{dst} already exists; give another name")
     if not out and src.is_dir() and checkpoint.find(src):

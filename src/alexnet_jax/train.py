@@ -1,6 +1,5 @@
 """python -m alexnet_jax.train [CONFIG]: trains a network, or continues a run that was interrupted."""
 
-import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,28 +32,29 @@ class Options(command_line.Recipe, command_line.Cluster):
     """steps per line of metrics.jsonl"""
     save_minutes: float = 2.0
     """minutes between checkpoints"""
+    deterministic: bool = False
+    """the same bits every time on GPUs, too, which costs speed; on CPUs it changes nothing"""
 
 
 def train() -> None:
     command_line.keep_memory()
+    if "--deterministic" in sys.argv:
+        command_line.be_deterministic()
     command_line.join_processes()
     command_line.make_cpu_devices(command_line.given("--mesh", "auto"))  # before the user's file, which may use JAX
     options, config = command_line.parse_recipe(Options)
-    try:
-        fit(
-            config,
-            options.workdir or Path("runs") / Path(options.config).stem,
-            options.directory,
-            command_line.mesh_of(options.mesh, config, options.layout),
-            options.steps,
-            layout=options.layout,
-            init=options.init,
-            workers=options.workers,
-            log_every=options.log_every,
-            save_minutes=options.save_minutes,
-        )
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
+    fit(
+        config,
+        options.workdir or Path("runs") / Path(options.config).stem,
+        options.directory,
+        command_line.mesh_of(options.mesh, config, options.layout),
+        options.steps,
+        layout=options.layout,
+        init=options.init,
+        workers=options.workers,
+        log_every=options.log_every,
+        save_minutes=options.save_minutes,
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Everything that decides the numbers of a run, as frozen dataclasses: networks, optimisation, data."""
 
-from alexnet_jax.config.errors import BadInput, printable
+from alexnet_jax.config.errors import BadInput, check_local, printable
 from alexnet_jax.config.networks import (
     BatchNorm,
     CifarConfig,
@@ -17,7 +17,7 @@ from alexnet_jax.config.networks import (
 )
 from alexnet_jax.config.presets import PRESETS, preset
 from alexnet_jax.config.run import Config, DataConfig, OptimConfig, Precision, Schedule, check_precision
-from alexnet_jax.config.written import diff, flat, from_json, to_json
+from alexnet_jax.config.written import diff, flat, from_json, read_config, to_json
 
 __all__ = [
     "PRESETS",
@@ -37,6 +37,7 @@ __all__ = [
     "ResponseNorm",
     "Schedule",
     "TutorialConfig",
+    "check_local",
     "check_precision",
     "diff",
     "flat",
@@ -44,6 +45,7 @@ __all__ = [
     "pooled",
     "preset",
     "printable",
+    "read_config",
     "sides",
     "to_json",
 ]

@@ -1,5 +1,8 @@
 """The error for input that cannot work."""
 
+import re
+from pathlib import Path
+
 
 class BadInput(ValueError):
     """Something the user gave cannot work. The message is one sentence: what, where, and what to do."""
@@ -13,3 +16,13 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def check_local(path: str | Path) -> None:
+    """Raises BadInput if the path is the address of a bucket. A Path has already lost one of its two slashes."""
+    address = re.match(r"(\w{2,}):/+(.*)", str(path))
+    if address:
+        raise BadInput(
+            f"{address[1]}://{address[2]} is not in the file system; give a local directory, and copy it from or to "
+            f"the bucket, or mount the bucket"
+        )

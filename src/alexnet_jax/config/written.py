@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+from pathlib import Path
+from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from alexnet_jax.config.errors import BadInput
@@ -36,10 +38,22 @@ def from_json(text: str) -> Config:
         raise BadInput(f"not the JSON of a Config: {error}") from error
 
 
+def read_config(path: Path) -> Config:
+    """The Config in this file, which somebody may have edited. Raises BadInput."""
+    try:
+        return from_json(path.read_text())
+    except ValueError as error:  # BadInput, or bytes that are no text
+        raise BadInput(f"{path} cannot be read: {error}") from error
+
+
 def _build(kind: Any, value: Any, name: str) -> Any:
     kind = _of_union(kind, value)
     if not dataclasses.is_dataclass(kind):
+        if isinstance(kind, UnionType) and not isinstance(value, kind):
+            raise BadInput(f"{name.rstrip('.')} cannot be {value!r}")
         return _tupled(value) if get_origin(kind) is tuple else value
+    if not isinstance(value, dict):
+        raise BadInput(f"{name.rstrip('.') or 'a Config'} cannot be {value!r}")
     make: Any = kind
     types = get_type_hints(kind)
     if "columns_meet" in value:  # older runs: at the layers of 2012, or nowhere

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alexnet_jax.config import BadInput
+from alexnet_jax.config import BadInput, check_local
 from alexnet_jax.data.records import PLAN, UNFINISHED, Records, read_plan
 from alexnet_jax.data.writing import replacing
 
@@ -60,6 +60,7 @@ def claimed(dst: Path, asked: dict[str, Any], command: str) -> Iterator[Path]:
 
 def is_begun(dst: Path) -> bool:
     """Whether DST is complete or begun. Raises BadInput if it is something else, which must not be touched."""
+    check_local(dst)
     if not dst.exists():
         return False
     if dst.is_dir():

@@ -25,7 +25,7 @@ import simplejpeg
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from PIL import Image
 
-from alexnet_jax.config import BadInput
+from alexnet_jax.config import BadInput, check_local
 from alexnet_jax.data.augment import Statistics
 
 FORMAT = 2
@@ -52,6 +52,7 @@ class Records:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._kept: dict[str, dict[str, np.ndarray]] = {}
+        check_local(directory)
         if not directory.is_dir():
             raise BadInput(f"there is no data directory {directory}; make one with python -m alexnet_jax.prepare")
         if not (directory / "meta.json").exists() and (directory / UNFINISHED).is_dir():

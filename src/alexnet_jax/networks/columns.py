@@ -8,7 +8,7 @@ That is the layout `columns`. The layout `hybrid` is the one weird trick of Kriz
 they are, and the units of the fully connected layers are cut over the axis `data`, too, for the images of all devices.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Literal, get_args
@@ -227,17 +227,16 @@ def rows(mesh: Mesh, size: int) -> slice:
     return slice(first, last)
 
 
-def largest(values: Sequence[int], mesh: Mesh) -> Array:
-    """The largest of every process's values, [N], in every process. Every process must call it at the same time."""
+def largest(number: int, mesh: Mesh) -> Array:
+    """The largest of every process's numbers, in every process. All processes must call it."""
     everyone = NamedSharding(mesh, P((DATA, COLUMN)))
-    own = np.tile(np.asarray(values, np.int32), (len(everyone.addressable_devices), 1))
-    shared = jax.make_array_from_process_local_data(everyone, own, (mesh.size, len(values)))
-    return _largest(mesh)(shared)
+    own = np.full(len(everyone.addressable_devices), number, np.int32)
+    return _largest(mesh)(jax.make_array_from_process_local_data(everyone, own, (mesh.size,)))
 
 
 @cache
 def _largest(mesh: Mesh) -> Callable[[Array], Array]:
-    return jax.jit(partial(jnp.max, axis=0), out_shardings=NamedSharding(mesh, P()))
+    return jax.jit(jnp.max, out_shardings=NamedSharding(mesh, P()))
 
 
 def on_columns(

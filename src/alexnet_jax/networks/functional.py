@@ -25,6 +25,10 @@ Norm = Callable[[Array], Array]
 PRODUCTS = {"float32": "highest", "tf32": "high", "bfloat16": "default"}
 """JAX's names for how exactly an accelerator multiplies numbers of the type in which the layers compute"""
 
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
+"""XLA's flags for the same bits every time on GPUs. Without them it chooses kernels by speed, and some of them add up
+in an order that varies."""
+
 NETWORKS: dict[type, Any] = {ModelConfig: AlexNet, TutorialConfig: Tutorial, CifarConfig: Cifar}
 
 

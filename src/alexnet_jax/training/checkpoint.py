@@ -11,7 +11,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,9 +23,10 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh, SingleDeviceSharding
 from orbax.checkpoint.checkpoint_managers import ContinuousCheckpointingPolicy
 
-from alexnet_jax.config import BadInput, Config, from_json, to_json
+from alexnet_jax.config import BadInput, Config, check_local, from_json, to_json
 from alexnet_jax.networks import columns, functional
 from alexnet_jax.training.digest import digests
+from alexnet_jax.training.progress import Progress
 from alexnet_jax.training.step import State
 
 LATEST, BEST = "latest", "best"
@@ -123,6 +124,7 @@ def find(path: str | Path) -> Checkpoint:
 
     Raises BadInput if there is none or it cannot be read.
     """
+    check_local(path)
     place = Path(path).absolute()
     if not place.is_dir():
         raise BadInput(f"there is no run or checkpoint {path}")
@@ -158,8 +160,11 @@ def read(place: Path) -> Checkpoint:
     """The checkpoint in this directory. Raises Damaged."""
     try:
         about = json.loads((place / "about" / "metadata").read_text())
-        config = from_json(json.dumps(about["config"]))
-        return Checkpoint(place, config, about["data"], about["progress"], about.get("digests", {}))
+        config, data, progress = from_json(json.dumps(about["config"])), about["data"], about["progress"]
+        _ = [data[part] for part in ("path", "fingerprint", "image_shape", "classes")]
+        if progress:  # weights of another program have none
+            Progress.from_json(progress)
+        return Checkpoint(place, config, data, progress, about.get("digests", {}))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Damaged(_unreadable(place, error)) from error
 
@@ -208,6 +213,7 @@ class Writer:
     @staticmethod
     def _manager(run: Path, kind: str, **options: Any) -> ocp.CheckpointManager:
         path = run.absolute() / "checkpoints" / kind
+        options |= {"cleanup_tmp_directories": True}  # which a killed run may have left
         return ocp.CheckpointManager(path, options=ocp.CheckpointManagerOptions(**options))
 
     def due(self, step: int) -> bool:
@@ -246,5 +252,5 @@ class Writer:
         """Waits for pending writes and raises their errors, such as a full disk."""
         if isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
             return  # the other processes, for which it would wait, may have ended
-        self._latest.close()
-        self._best.close()
+        with closing(self._best):
+            self._latest.close()

@@ -19,14 +19,15 @@ from alexnet_jax.data.pipeline import training_batches
 from alexnet_jax.data.records import EMBEDDED, TRAIN, Records
 from alexnet_jax.data.views import augmentation
 from alexnet_jax.networks import columns, functional
-from alexnet_jax.training import checkpoint, processes
-from alexnet_jax.training.log import Log, ProgressBar, Watch, network_table, peak_memory, read_metrics
+from alexnet_jax.training import checkpoint, not_finite, processes
+from alexnet_jax.training.full_disk import writing_to
+from alexnet_jax.training.log import Log, ProgressBar, Watch, network_table, peak_memory, read_metrics, validation
 from alexnet_jax.training.meter import Meter, check_fit
 from alexnet_jax.training.optimiser import check_layers, rates
 from alexnet_jax.training.progress import Progress
 from alexnet_jax.training.run_directory import check_run, resume, run_directory
 from alexnet_jax.training.signals import Signals, end_by
-from alexnet_jax.training.step import State, make_train_step, new_state
+from alexnet_jax.training.step import State, gradient, make_train_step, new_state
 from alexnet_jax.training.trained import start_from
 
 Init = Callable[[Array], Any]
@@ -85,9 +86,10 @@ def fit(
     to every device. config.json cannot hold code, so it holds its name, and a run does not resume with another.
 
     An interrupt (KeyboardInterrupt), SIGTERM or SIGUSR1 (SystemExit, code 143 or 138) ends the run after its current
-    step is saved. A checkpoint that is damaged is set aside, and the run continues from the one before. Raises BadInput
-    if the run is impossible or the directory holds something else, before anything is written, if another process uses
-    the directory, and if a loss is no longer finite.
+    step is saved; a validation that it stops is repeated when the run continues. A checkpoint that is damaged is set
+    aside, and the run continues from the one before. Raises BadInput if the run is impossible or the directory holds
+    something else, before anything is written, if another process uses the directory, if it cannot be written, and if a
+    loss is no longer finite, with the first layer where that happened.
 
     >>> config = alexnet.preset("fashion")
     >>> run = alexnet.fit(config, "runs/one", steps=20, progress=False)
@@ -123,7 +125,7 @@ def fit(
     places = layout_of(shapes, mesh, layout, own=own_init is not None)
     config = replace(config, own=own_parts(own_init, forward, shapes.moments if optimiser else None))
     check_run(path, config)
-    resumed = resume(path, records.fingerprint, shapes, places, say)
+    resumed = resume(path, config, records.fingerprint, shapes, places, say)
 
     # From which step to which. An epoch shows every image once, and may end inside a batch.
     batch, examples = config.optim.batch, records.examples(TRAIN)
@@ -145,7 +147,13 @@ def fit(
         f"step {first} to {last} of {whole}"
     )
     state = resumed.state if resumed else jax.jit(create, out_shardings=places)(init_key)
-    if first >= last:
+    known = Progress.from_json(resumed.checkpoint.progress) if resumed else Progress()
+    if known.owed == [10] and any(
+        line["step"] == first and f"{validation(10)}/loss" in line for line in read_metrics(path)
+    ):
+        known.owed = []
+    begin = first if known.owed else first + 1  # the first step after which there is something to do
+    if begin > last:
         say("This run is complete; nothing is left to do.")
         return Run(path, config, state.params, read_metrics(path))
     start = None if callable(init) or init is None else Path(init)
@@ -157,42 +165,72 @@ def fit(
     # The compiled parts.
     train_step = make_train_step(network, augmentation(config, records.statistics, mesh), rule)
     meter = Meter(config, records, records.statistics, mesh, network)
-    known = Progress.from_json(resumed.checkpoint.progress) if resumed else Progress()
-    batches = training_batches(
+    batches_from = partial(
+        training_batches,
         records,
         config.optim,
         seed=config.seed,
         reshuffle=config.data.reshuffle,
         rows=rows,
-        first=first,
         workers=workers,
     )
+    batches = batches_from(first=first)
+
+    def noise_at(step: int) -> float:
+        until = config.data.colour_noise_until
+        return 1.0 if until is None or step * batch / examples < until else 0.0
+
+    def where(bad: int) -> str:
+        """The first number that is not finite in step `bad`. Repeats the steps from the last checkpoint up to it."""
+        before = partial(resume, path, config, records.fingerprint, shapes, places, say)
+        there = before()
+        if bad - 1 > (there.checkpoint.step if there else 0):
+            say(f"The loss is no longer finite at step {bad}. The steps before it are repeated to find out where.")
+            fit(config, path, data, mesh, bad - 1, layout=layout, init=init, forward=forward, optimiser=optimiser,
+                workers=workers, log_every=log_every, save_minutes=save_minutes, progress=False)  # fmt: skip
+            there = before()
+        state = there.state if there else jax.jit(create, out_shardings=places)(init_key)
+        images = columns.shard_batch(next(batches_from(first=bad - 1)), mesh, batch)
+        half = jax.jit(partial(gradient, network, augmentation(config, records.statistics, mesh)))
+        views, loss, _, gradients = half(state, images["image"], images["label"], run_key, noise_at(bad - 1))
+        model = None if own_init or forward else config.model
+        layers = functional.features(model, mesh, config.precision, layout=layout) if model else lambda *_: {}
+        return not_finite.place(model, layers(state.params, views), loss, gradients)
 
     with (
+        not_finite.explained(where),
+        writing_to(path),
         processes.first_in(run_directory(path, config, resumed)),
-        Log(path, first) as log,
+        Signals() as signals,
+        Log(path, first, known.owed) as log,
         checkpoint.Writer(path, config, about(records), records.statistics._asdict(), save_minutes) as writer,
         ProgressBar(console, first, last) as bar,
-        Signals() as signals,
     ):
         watch = Watch(known.window, log, bar, batch, examples, log_every)
-        agreed = processes.Agreed(mesh)
+        stopped, due = processes.Agreed(mesh), processes.Agreed(mesh)
         if start and not resumed:  # so that the run can continue without `init`
             writer.save_latest(state, 0, known.to_json())
-        for step in range(first, last):
-            rate = rates(config.optim, step * batch / examples, known)
-            until = config.data.colour_noise_until
-            noise = 1.0 if until is None or step * batch / examples < until else 0.0
-            images = columns.shard_batch(watch.next_of(batches), mesh, batch)
-            state, metrics = train_step(state, images["image"], images["label"], run_key, rate, noise)
-            watch.follow(step + 1, metrics, None if optimiser else rate.weights)
+        for done in range(begin, last + 1):
+            step = done - 1
+            if done > first:
+                rate = rates(config.optim, step * batch / examples, known)
+                images = columns.shard_batch(watch.next_of(batches), mesh, batch)
+                state, metrics = train_step(state, images["image"], images["label"], run_key, rate, noise_at(step))
+                signals.take()
+                watch.follow(done, metrics, None if optimiser else rate.weights)
+                epoch_ends = done * batch // examples > step * batch // examples
+                known.owed = ([1] if epoch_ends or done == whole else []) + ([10] if done == whole else [])
 
-            done = step + 1
-            epoch_ends = done * batch // examples > step * batch // examples or done == whole
-            if epoch_ends:
+            while known.owed:
                 watch.settle()
-                figures = meter.measure(state.params, crops=1)
-                watch.validated(done, figures, crops=1)
+                crops = known.owed[0]
+                figures = meter.measure(state.params, crops, stop=lambda: stopped(signals.stop))
+                if figures is None:
+                    break
+                watch.validated(done, figures, crops)
+                known.owed = known.owed[1:]
+                if crops == 10:
+                    continue
                 said = advice(figures["loss"], config.model.classes, path, records.directory)
                 if said and done * batch // examples == 1:
                     bar.print(said)
@@ -201,15 +239,14 @@ def fit(
                 if known.best_error is None or figures["top1_error"] < known.best_error:
                     known.best_error = figures["top1_error"]
                     writer.save_best(state, done, known.to_json())
-            if done == whole:
-                watch.validated(done, meter.measure(state.params, crops=10), crops=10)
-            stop, due = agreed(signals.stop, writer.due(done))
-            if done == last or stop or due:
+            stop = stopped(signals.stop)  # asked once, so that no signal comes between saving and stopping
+            if due(writer.due(done)) or done == last or stop:
                 watch.settle()
                 writer.save_latest(state, done, known.to_json())
             if stop:
                 break
     say(f"Peak memory: {peak_memory()}.")
+    stop = stop or signals.stop  # it may have come while the last save was awaited
     if stop:
         say(f"Interrupted at step {done}, which is saved; the same command continues from there.")
         end_by(stop)

@@ -1,11 +1,12 @@
 """The output of a run: the table of its network, metrics.jsonl, TensorBoard and one progress bar."""
 
+import contextlib
 import json
 import math
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,15 +14,16 @@ import jax
 from rich import progress
 from rich.console import Console
 from rich.table import Table
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 from alexnet_jax.config import BadInput, Model
 from alexnet_jax.networks import functional
 from alexnet_jax.training import processes
+from alexnet_jax.training.not_finite import ADVICE, NotFinite
 
 Batch = TypeVar("Batch")
-
-_ADVICE = "earlier checkpoints are kept; try a smaller --optim.rate in another --workdir"
 
 
 def network_table(model: Model) -> Table:
@@ -49,20 +51,26 @@ def peak_memory() -> str:
 class Log:
     """Appends to RUN/metrics.jsonl, one JSON object a line, and to RUN/tensorboard. Of several processes one writes.
 
-    Lines after step `first` will be written again, so they are removed.
+    Lines after step `first`, and those of the validations `owed` at it, will be written again, so they are removed.
     """
 
-    def __init__(self, run: Path, first: int) -> None:
+    def __init__(self, run: Path, first: int, owed: Sequence[int] = ()) -> None:
         self._writes = processes.first()
         if not self._writes:
             return
         path = run / "metrics.jsonl"
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= first]
+        kept = [line for line in _whole_lines(path) if not _to_come(json.loads(line), first, owed)]
         rewritten = path.with_suffix(".rewritten")
         rewritten.write_text("".join(kept))
         rewritten.rename(path)
         self._file = path.open("a")
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=first + 1 if first else None)
+        # Not tensorboardX's SummaryWriter: it writes in a thread of its own, where a full disk goes unnoticed.
+        (run / "tensorboard").mkdir(exist_ok=True)
+        self._board = EventsWriter(str(run / "tensorboard" / "events"))
+        if first:  # TensorBoard drops what earlier files say about later steps
+            self._board.write_event(
+                Event(wall_time=time.time(), step=first + 1, session_log=SessionLog(status=SessionLog.START))
+            )
 
     def write(self, step: int, **figures: Any) -> None:
         if not self._writes:
@@ -70,20 +78,32 @@ class Log:
         self._file.write(json.dumps({"step": step} | figures) + "\n")
         self._file.flush()
         for name, value in figures.items():
-            self._board.add_scalar(name, value, step)
+            self._board.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+        self._board.flush()
 
     def __enter__(self) -> "Log":
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._writes:
-            self._file.close()
-            self._board.close()
+            with contextlib.closing(self._board):
+                self._file.close()
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of RUN/metrics.jsonl."""
     return [json.loads(line) for line in _whole_lines(run / "metrics.jsonl")]
+
+
+def _to_come(line: dict[str, Any], first: int, owed: Sequence[int]) -> bool:
+    """Whether a run that continues from step `first` will write this line again."""
+    of_owed = any(f"{validation(crops)}/loss" in line for crops in owed)
+    return line["step"] > first or (line["step"] == first and of_owed)
+
+
+def validation(crops: int) -> str:
+    """The name of a validation's figures."""
+    return "validation/ten_crops" if crops == 10 else "validation"
 
 
 def _whole_lines(path: Path) -> list[str]:
@@ -168,16 +188,17 @@ class Watch:
     def settle(self) -> None:
         """Waits for the last step and reads its figures. This is the only place where the loop waits for the device.
 
-        Raises BadInput if they are not finite.
+        Raises NotFinite if they are not.
         """
         if self._pending is None:
             return
         (done, metrics, rate), self._pending = self._pending, None
         figures = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if not all(map(math.isfinite, figures.values())):
-            raise BadInput(
+            raise NotFinite(
+                done,
                 f"the loss is no longer finite at step {done} (loss {figures['loss']:g}, size of the update "
-                f"{figures['update_norm']:g}); {_ADVICE}"
+                f"{figures['update_norm']:g})",
             )
         self._steps += 1
         for name, value in (figures | {"steps": 1}).items():
@@ -204,9 +225,10 @@ class Watch:
     def validated(self, done: int, figures: dict[str, float], crops: int) -> None:
         """Logs the figures of a validation, and leaves its time out of images per second."""
         if not math.isfinite(figures["loss"]):
-            raise BadInput(f"the validation loss is not finite after step {done}; {_ADVICE}")
-        name = "validation" if crops == 1 else "validation/ten_crops"
-        self._log.write(done, epoch=self._epoch(done), **{f"{name}/{key}": value for key, value in figures.items()})
+            raise BadInput(f"the validation loss is not finite after step {done}; {ADVICE}")
+        self._log.write(
+            done, epoch=self._epoch(done), **{f"{validation(crops)}/{key}": value for key, value in figures.items()}
+        )
         kind = "validation, ten crops" if crops == 10 else "validation"
         self._bar.print(f"epoch {self._epoch(done):6.2f}  step {done:6d}  {kind}: {errors(figures)}")
         self._restart()

@@ -1,5 +1,6 @@
 """Top-1 and top-5 error of a network on the validation images."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,7 +50,9 @@ def evaluate(
         mesh = columns.suitable_mesh(1 if "init" in found.own else found.config.model.columns, layout)
     network = forward or functional.forward(found.config.model, mesh, found.config.precision, layout=layout)
     meter = Meter(found.config, records, Statistics(**found.statistics()), mesh, network)
-    figures = meter.measure(found.params(mesh, layout), crops, "evaluating" if progress and processes.first() else None)
+    shown = "evaluating" if progress and processes.first() else None
+    figures = meter.measure(found.params(mesh, layout), crops, shown)
+    assert figures is not None  # nothing stops it
     return figures | {"examples": records.examples(VALIDATION)}
 
 
@@ -70,8 +73,13 @@ class Meter:
         data = mesh.shape[columns.DATA]
         self._batch = -(-2 * config.optim.batch // data) * data
 
-    def measure(self, params: Any, crops: int, show: str | None = None) -> dict[str, float]:
-        """{"loss", "top1_error", "top5_error"}: means over all validation examples. `show` labels a progress bar."""
+    def measure(
+        self, params: Any, crops: int, show: str | None = None, stop: Callable[[], int] = lambda: 0
+    ) -> dict[str, float] | None:
+        """{"loss", "top1_error", "top5_error"}: means over all validation examples. `show` labels a progress bar.
+
+        None if `stop()`, which is asked before every batch, is not 0.
+        """
         size = self._batch
         batches: Any = validation_batches(self._records, size, columns.rows(self._mesh, size))
         if show:
@@ -79,6 +87,8 @@ class Meter:
             batches = track(batches, show, total=count, console=Console(stderr=True), transient=True)
         total: dict[str, float] = {}
         for host_batch in batches:
+            if stop():
+                return None
             batch = columns.shard_batch(host_batch, self._mesh, size)
             sums = jax.device_get(self._sums(params, batch["image"], batch["label"], batch["weight"], crops))
             total = {name: total.get(name, 0.0) + float(value) for name, value in sums.items()}

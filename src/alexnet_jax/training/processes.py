@@ -108,7 +108,7 @@ def from_first(text: str) -> str:
 
 
 class Agreed:
-    """The largest of every process's values, so that all end and save at the same step.
+    """The largest of every process's numbers, so that all end and save at the same step.
 
     It comes one step late if there are several processes: then nobody waits for it.
     """
@@ -117,8 +117,8 @@ class Agreed:
         self._mesh = mesh
         self._pending: jax.Array | None = None
 
-    def __call__(self, *values: int) -> tuple[int, ...]:
+    def __call__(self, number: int) -> int:
         if jax.process_count() == 1:
-            return values
-        before, self._pending = self._pending, columns.largest(values, self._mesh)
-        return tuple(map(int, jax.device_get(before))) if before is not None else (0,) * len(values)
+            return number
+        before, self._pending = self._pending, columns.largest(number, self._mesh)
+        return 0 if before is None else int(before)

@@ -36,6 +36,8 @@ class Progress:
     """the lowest validation top-1 error so far, which is the `best` checkpoint's"""
     window: dict[str, float] = field(default_factory=dict)
     """sums over the steps since the last line of the log"""
+    owed: list[int] = field(default_factory=list)
+    """the validations, by their number of crops, that a signal has put off until the run continues"""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

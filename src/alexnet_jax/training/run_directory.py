@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from alexnet_jax.config import BadInput, Config, diff, from_json, to_json
+from alexnet_jax.config import BadInput, Config, check_local, diff, read_config, to_json
 from alexnet_jax.data.records import EMBEDDED
 from alexnet_jax.training import checkpoint
 from alexnet_jax.training.step import State
@@ -18,14 +18,19 @@ UNFINISHED, LOCK = "config.incomplete", "lock"
 
 def check_run(run: Path, config: Config) -> None:
     """Raises BadInput if the directory holds something else than a run with this config."""
+    check_local(run)
     path = run / "config.json"
     if path.exists():
-        other = diff(from_json(path.read_text()), config)
-        if other:
-            fields = ", ".join(f"{name} (was {there}, now {here})" for name, (there, here) in other.items())
-            raise BadInput(f"{run} is a run with another config: {fields}; give another --workdir")
+        check_same(f"{run} is a run", read_config(path), config, "give another --workdir")
     elif run.exists() and any(child.name not in (UNFINISHED, LOCK) for child in run.iterdir()):
         raise BadInput(f"{run} is not empty and not a run; give another --workdir")
+
+
+def check_same(what: str, there: Config, here: Config, do: str) -> None:
+    """Raises BadInput, with all that differs, if the config that is there is not the one of this run."""
+    fields = ", ".join(f"{name} (was {before}, now {now})" for name, (before, now) in diff(there, here).items())
+    if fields:
+        raise BadInput(f"{what} with another config: {fields}; {do}")
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,13 @@ class Resumed:
     """newer checkpoints that cannot be used"""
 
 
-def resume(run: Path, fingerprint: str, shapes: State, places: State, say: Callable[[str], None]) -> Resumed | None:
-    """The newest checkpoint that is whole, if there are any. Raises BadInput if none is, or if the data is other."""
+def resume(
+    run: Path, config: Config, fingerprint: str, shapes: State, places: State, say: Callable[[str], None]
+) -> Resumed | None:
+    """The newest checkpoint that is whole, if there are any.
+
+    Raises BadInput if none is, or if it is of other data or another config.
+    """
     damaged: list[Path] = []
     for place in checkpoint.newest_first(run):
         try:
@@ -48,6 +58,7 @@ def resume(run: Path, fingerprint: str, shapes: State, places: State, say: Calla
                 if found.data["fingerprint"] is None:
                     raise BadInput(f"{run} holds weights of another program; give another --workdir and --init {run}")
                 raise BadInput(f"{run} was trained on other data; give --data {found.data['path'] or EMBEDDED}")
+            check_same(f"{place} is a checkpoint of a run", found.config, config, "move it elsewhere")
             return Resumed(found, found.state(shapes, places), damaged)
         except checkpoint.Damaged as error:
             say(f"{error}.")

@@ -17,16 +17,22 @@ class Signals:
     stop = 0
     """the signal received, 0 for none"""
 
-    def __enter__(self) -> "Signals":
-        wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-        taken = wanted if threading.current_thread() is threading.main_thread() else ()
-        # None stands for a handler in another language: JAX has one if there are several processes.
-        self._before = {number: signal.signal(number, self._take) or signal.SIG_DFL for number in taken}
-        return self
+    def __init__(self) -> None:
+        self._before: dict[int, Any] = {}
 
-    def _take(self, number: int, frame: Any) -> None:
+    def take(self) -> None:
+        """From now on there is something to save. Before, in minutes of compiling, a signal acts as it always does."""
+        if not self._before and threading.current_thread() is threading.main_thread():
+            wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+            # None stands for a handler in another language: JAX has one if there are several processes.
+            self._before = {number: signal.signal(number, self._took) or signal.SIG_DFL for number in wanted}
+
+    def _took(self, number: int, frame: Any) -> None:
         self.stop = number
-        signal.signal(number, self._before[signal.Signals(number)])
+        signal.signal(number, self._before[number])
+
+    def __enter__(self) -> "Signals":
+        return self
 
     def __exit__(self, *_: object) -> None:
         for number, before in self._before.items():

@@ -40,14 +40,7 @@ def make_train_step(
     def step(
         state: State, images_BHWC: Array, label_B: Array, key: Array, rates: Rates, noisy: Array
     ) -> tuple[State, dict[str, Array]]:
-        augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
-        views_BhwC = augment(images_BHWC, augment_key, noisy)
-
-        def loss(params: Any) -> tuple[Array, Array]:
-            logits_BK = forward(params, views_BhwC, key=dropout_key, train=True)
-            return optax.softmax_cross_entropy_with_integer_labels(logits_BK, label_B).mean(), logits_BK
-
-        (mean_loss, logits_BK), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+        _, mean_loss, logits_BK, gradients = gradient(forward, augment, state, images_BHWC, label_B, key, noisy)
         params, moments, changes = update(optim, state.params, state.moments, gradients, rates)
         metrics = {
             "loss": mean_loss,
@@ -57,6 +50,27 @@ def make_train_step(
         return State(state.step + 1, params, moments), metrics
 
     return step
+
+
+def gradient(
+    forward: Callable[..., Array],
+    augment: Callable[..., Array],
+    state: State,
+    images_BHWC: Array,
+    label_B: Array,
+    key: Array,
+    noisy: Array,
+) -> tuple[Array, Array, Array, Any]:
+    """The first half of a step: (views [B, h, w, C], mean loss, logits [B, K], the gradient by the parameters)."""
+    augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
+    views_BhwC = augment(images_BHWC, augment_key, noisy)
+
+    def loss(params: Any) -> tuple[Array, Array]:
+        logits_BK = forward(params, views_BhwC, key=dropout_key, train=True)
+        return optax.softmax_cross_entropy_with_integer_labels(logits_BK, label_B).mean(), logits_BK
+
+    (mean_loss, logits_BK), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+    return views_BhwC, mean_loss, logits_BK, gradients
 
 
 def make_probabilities(
