@@ -21,7 +21,7 @@ from alexnet_jax.data.views import augmentation
 from alexnet_jax.networks import columns, functional
 from alexnet_jax.training import checkpoint
 from alexnet_jax.training.log import Log, ProgressBar, Watch, network_table, peak_memory, read_metrics
-from alexnet_jax.training.meter import Meter, check_fit
+from alexnet_jax.training.meter import Meter, check_fit, probabilities_of
 from alexnet_jax.training.optimiser import check_layers, rates
 from alexnet_jax.training.progress import Progress
 from alexnet_jax.training.run_directory import check_run, resume, run_directory
@@ -129,7 +129,7 @@ def fit(
             f"optim.batch is {batch} and {records.directory} has {examples} training images; "
             f"give a batch of at most that"
         )
-    whole = math.ceil(config.optim.epochs * examples / batch)
+    whole = steps_of(config, examples)
     first, last = resumed.checkpoint.step if resumed else 0, min(whole, steps or whole)
     if not own_init and not forward:
         console.print(network_table(config.model))
@@ -153,7 +153,7 @@ def fit(
 
     # The compiled parts.
     train_step = make_train_step(network, augmentation(config, records.statistics, mesh), rule)
-    meter = Meter(config, records, records.statistics, mesh, network)
+    meter = Meter(records, mesh, batch, probabilities_of(config, records.statistics, mesh, network))
     known = Progress.from_json(resumed.checkpoint.progress) if resumed else Progress()
     batches = training_batches(
         records,
@@ -223,6 +223,11 @@ def fit_classes(config: Config, records: Records) -> Config:
         option = f"--model.{config.model.logits}.units"
         raise BadInput(f"{records.directory} has {there} classes and {option} asks for {asked}; leave that option out")
     return replace(config, model=config.model.with_classes(there))
+
+
+def steps_of(config: Config, examples: int) -> int:
+    """The steps of a complete run over this many training images."""
+    return math.ceil(config.optim.epochs * examples / config.optim.batch)
 
 
 def own_parts(init: Any, forward: Any, moments: Any) -> tuple[tuple[str, str], ...]:
