@@ -53,7 +53,7 @@ def on_white(path: Path) -> Image.Image:
 
 
 def signs(path: Path) -> np.ndarray:
-    """The perceptual hash dHash, as 256 numbers -1 or 1: whether each of 16 x 16 places is lighter than the one before."""
+    """The perceptual hash dHash, as 256 numbers -1 or 1: is a place lighter than the one before?"""
     grey = np.asarray(on_white(path).convert("L").resize((17, 16), Image.Resampling.BOX), np.int32)
     return np.where(np.diff(grey) > 0, 1.0, -1.0).astype(np.float32).ravel()
 

@@ -98,7 +98,7 @@ def test_runs_are_ordered_so_that_an_early_end_leaves_pairs(place: Path, tiny: C
 def test_the_errors_are_those_of_evaluate_and_networks_are_averaged(
     place: Path, tiny_file: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two networks in place of five. The loss of two is less than the mean of their losses: the logarithm is concave."""
+    """Two networks in place of five. Their loss is less than the mean of the two losses: the logarithm is concave."""
     monkeypatch.setattr(plan, "MEMBERS", 2)
     monkeypatch.setattr(table, "MEMBERS", 2)
     ended = ablate(place, tiny_file, tiny_data, "--seeds", 2, "--keep", files=("same",))

@@ -25,6 +25,6 @@ def draw(path: Path, rows: Sequence[Row], title: str) -> None:
         axes.axvline(0, color=INK, linewidth=0.8)
         axes.set_yticks(range(len(rows)), [row.experiment.replace("_", " ") for row in reversed(rows)])
         axes.set(xlabel="top-1 error minus the baseline's, percentage points", ylim=(-0.7, len(rows) - 0.3))
-        axes.set_title(title)
+        axes.set_title(title, pad=24)
         axes.grid(axis="x", color=INK, alpha=0.2)
-        axes.legend(frameon=False, fontsize=8, loc="lower right")
+        axes.legend(frameon=False, fontsize=8, ncol=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
