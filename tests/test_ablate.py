@@ -166,7 +166,7 @@ def test_lines_of_two_machines_are_joined_and_a_cut_line_is_left_out(tmp_path: P
     cut = (tmp_path / results.FILE).read_bytes()
     (tmp_path / results.FILE).write_bytes(cut + b'{"experiment": "no')
     results.append(tmp_path, result("baseline", 3, 0.2))
-    assert len((tmp_path / results.FILE).read_text().splitlines()) == 4
+    assert [one.seed for one in results.read(tmp_path)] == [0, 1, 2, 3, 0, 1]
     (tmp_path / "bad.jsonl").write_text("{}\n")
     with pytest.raises(BadInput, match=r"bad\.jsonl:1 is not a result"):
         results.read(tmp_path)
