@@ -91,7 +91,7 @@ class Known(NamedTuple):
     results: dict[Key, Result]
     """the first line of each run"""
     stale: list[Result]
-    """lines of the same runs by another definition of the experiment or the base"""
+    """lines of runs that are measured only by another definition of the experiment or the base"""
 
 
 def known(found: Sequence[Result], digests: dict[Key, str]) -> Known:
@@ -103,4 +103,4 @@ def known(found: Sequence[Result], digests: dict[Key, str]) -> Known:
             results.setdefault(result.key, result)
         elif result.key in digests:
             stale.append(result)
-    return Known(results, stale)
+    return Known(results, [result for result in stale if result.key not in results])
