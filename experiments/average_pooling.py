@@ -8,6 +8,11 @@ Claim: none in the paper, which takes max pooling for granted.
 from dataclasses import replace
 
 from alexnet_jax import preset
+from alexnet_jax.config import Config
 
-BASE = preset("fashion")
-CONFIG = replace(BASE, model=replace(BASE.model, pool=replace(BASE.model.pool, kind="average")))
+
+def change(base: Config) -> Config:
+    return replace(base, model=replace(base.model, pool=replace(base.model.pool, kind="average")))
+
+
+CONFIG = change(preset("fashion"))

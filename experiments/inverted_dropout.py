@@ -2,12 +2,18 @@
 
     python -m alexnet_jax.train experiments/inverted_dropout.py
 
-Claim: the same in expectation; but the units behind see twice the input, so the rates mean something else.
+Claim: the same in expectation; but the units that read the dropped ones see twice the input, so the learning rates mean
+something else.
 """
 
 from dataclasses import replace
 
 from alexnet_jax import preset
+from alexnet_jax.config import Config
 
-BASE = preset("fashion")
-CONFIG = replace(BASE, model=replace(BASE.model, dropout_scale="train"))
+
+def change(base: Config) -> Config:
+    return replace(base, model=replace(base.model, dropout_scale="train"))
+
+
+CONFIG = change(preset("fashion"))

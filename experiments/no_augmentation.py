@@ -8,6 +8,11 @@ Claim: the network overfits substantially, which would force a much smaller one.
 from dataclasses import replace
 
 from alexnet_jax import preset
+from alexnet_jax.config import Config
 
-BASE = preset("fashion")
-CONFIG = replace(BASE, data=replace(BASE.data, crop=False, flip=False))
+
+def change(base: Config) -> Config:
+    return replace(base, data=replace(base.data, crop=False, flip=False))
+
+
+CONFIG = change(preset("fashion"))

@@ -2,12 +2,21 @@
 
     python -m alexnet_jax.train experiments/no_overlap.py
 
-Claim: on ImageNet the error rises by 0.4 (top-1) and 0.3 (top-5) points; net 147 of the released code measured it.
+Claim: on ImageNet the error rises by 0.4 (top-1) and 0.3 (top-5) points; net 147 of the released code measured 0.39 and
+0.30.
 """
 
 from dataclasses import replace
 
 from alexnet_jax import preset
+from alexnet_jax.config import Config
 
-BASE = preset("fashion")
-CONFIG = replace(BASE, model=replace(BASE.model, pool=replace(BASE.model.pool, size=2)))
+PAPER = (0.4, 0.3)
+LOGS_2012 = (0.39, 0.3)
+
+
+def change(base: Config) -> Config:
+    return replace(base, model=replace(base.model, pool=replace(base.model.pool, size=2)))
+
+
+CONFIG = change(preset("fashion"))

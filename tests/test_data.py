@@ -141,14 +141,14 @@ def test_the_number_of_workers_does_not_change_the_batches(tiny_data: Path, work
 
 
 def test_validation_counts_each_example_once(tiny_data: Path) -> None:
-    parts = list(pipeline.validation_batches(Records(tiny_data), 8, slice(0, 8)))
+    parts = list(pipeline.evaluation_batches(Records(tiny_data), 8, slice(0, 8)))
     assert [len(part["label"]) for part in parts] == [8, 8, 8]
     weight = np.concatenate([part["weight"] for part in parts])
     assert weight.tolist() == [1.0] * 21 + [0.0] * 3
     expected = Records(tiny_data).gather(VALIDATION, np.arange(21))
     for name, array in expected.items():
         np.testing.assert_array_equal(np.concatenate([part[name] for part in parts])[:21], array)
-    there = list(pipeline.validation_batches(Records(tiny_data), 8, slice(2, 6)))
+    there = list(pipeline.evaluation_batches(Records(tiny_data), 8, slice(2, 6)))
     for part, own in zip(parts, there, strict=True):
         assert all(np.array_equal(part[name][2:6], own[name]) for name in part), "the rows of another host"
 

@@ -7,11 +7,13 @@ from pathlib import Path
 import jax
 import pytest
 
+from alexnet_jax.ablation.experiments import load
 from alexnet_jax.config import diff
 from alexnet_jax.config.presets import preset
 from alexnet_jax.networks import functional
 
 EXPERIMENTS = sorted((Path(__file__).parent.parent / "experiments").glob("*.py"))
+PAGE = Path(__file__).parent.parent / "docs" / "ablations.md"
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
@@ -20,11 +22,33 @@ def test_an_experiment_changes_what_it_says(path: Path) -> None:
     first_sentence, command = found["__doc__"].split("\n\n")[:2]
     named = re.findall(r"\b(?:model|optim|data)\.[\w.]*\w", first_sentence)
     config = found["CONFIG"]
-    assert sorted(diff(preset(config.preset), config)) == sorted(named)
-    assert command.strip().startswith(f"python -m alexnet_jax.train experiments/{path.name}")
+    base = preset(config.preset)
+    assert sorted(diff(base, config)) == sorted(named)
+    assert command.strip() == f"python -m alexnet_jax.train experiments/{path.name}"
     params = jax.eval_shape(lambda key: functional.init(config.model, key), jax.random.key(0))
-    assert params["fc8"]["kernel"].shape[1] == 10
+    assert params["fc8"]["kernel"].shape[1] == base.model.classes
 
 
-def test_there_are_at_least_nine_experiments() -> None:
-    assert len(EXPERIMENTS) >= 9
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_an_experiment_fits_the_network_of_full_size_too(path: Path) -> None:
+    """An experiment of `fashion` must not be one of its sizes."""
+    base = preset("cuda_convnet")
+    config = load(path).config(base, seed=3)
+    params = jax.eval_shape(lambda key: functional.init(config.model, key), jax.random.key(0))
+    assert (config.seed, config.preset) == (3, "cuda_convnet")
+    kernels = 48 if path.stem == "half" else 96
+    assert params["conv1"]["kernel"].shape == (11, 11, 3, kernels)
+    assert set(base.model.convs) - set(config.model.convs) == set(config.model.without) <= {path.stem[3:]}
+
+
+def test_the_figures_of_an_experiment_are_those_of_its_claim() -> None:
+    for path in EXPERIMENTS:
+        found = load(path)
+        for figures in filter(None, (found.paper, found.logs)):
+            for points in figures:
+                assert f"{abs(points):g}" in path.read_text().split('"""')[1], path
+
+
+def test_every_experiment_is_on_its_page() -> None:
+    rows = re.findall(r"(?m)^\| `experiments/(\w+)\.py` \|", PAGE.read_text())
+    assert sorted(rows) == [path.stem for path in EXPERIMENTS]

@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "data": {"config", "data", "networks"},
     "weights": {"config", "weights"},
     "training": {"config", "data", "networks", "training", "weights"},
+    "ablation": {"ablation", "config", "data", "networks", "training"},
 }
 
 

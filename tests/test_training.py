@@ -22,7 +22,7 @@ from alexnet_jax.training.fit import layout_of
 from alexnet_jax.training.log import Log, ProgressBar, Watch
 from alexnet_jax.training.optimiser import Rates, check_layers, moments, rates, update
 from alexnet_jax.training.progress import Plateau, Progress
-from alexnet_jax.training.step import State, make_error_sums, make_train_step, new_state
+from alexnet_jax.training.step import State, make_error_sums, make_probabilities, make_train_step, new_state
 
 
 def tree(value: float) -> dict[str, dict[str, jax.Array]]:
@@ -293,7 +293,7 @@ def test_errors_average_probabilities_over_crops_and_ignore_padding() -> None:
     logits[:, 2] = -np.arange(7)  # the right class is fifth
     logits[:, 3] = -np.arange(7)  # padding
     label, weight = np.array([3, 4, 4, 6]), np.array([1, 1, 1, 0], np.float32)
-    sums = make_error_sums(lambda params, view: view, lambda images, n: jnp.asarray(logits)[n])
+    sums = make_error_sums(make_probabilities(lambda params, view: view, lambda images, n: jnp.asarray(logits)[n]))
     one = sums(None, np.zeros(4), label, weight, 1)
     two = sums(None, np.zeros(4), label, weight, 2)
     assert (float(one["top1_error"]), float(one["top5_error"]), float(one["examples"])) == (2, 0, 3)
@@ -307,7 +307,7 @@ def test_errors_average_probabilities_over_crops_and_ignore_padding() -> None:
 
 def test_the_loss_of_a_class_with_probability_0_is_finite() -> None:
     logits = np.array([[0.0, 200.0, 0.0]], np.float32)
-    sums = make_error_sums(lambda params, view: view, lambda images, n: jnp.asarray(logits))
+    sums = make_error_sums(make_probabilities(lambda params, view: view, lambda images, n: jnp.asarray(logits)))
     loss = float(sums(None, np.zeros(1), np.array([0]), np.ones(1, np.float32), 1)["loss"])
     assert loss == pytest.approx(-np.log(np.finfo(np.float32).tiny), rel=1e-6)
 

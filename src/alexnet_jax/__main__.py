@@ -8,6 +8,7 @@ from alexnet_jax.config.presets import PRESETS
 COMMANDS = {
     "train": "train a network, or continue an interrupted run",
     "evaluate": "measure the top-1 and top-5 error of a run, with one crop or ten",
+    "ablate": "measure experiments against a baseline over seeds, and write the table",
     "predict": "name the five most likely classes of images",
     "diagnose": "find out from one batch why a loss does not move",
     "communication": "show what a training step sends between devices, and what other layouts would",

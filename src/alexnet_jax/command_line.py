@@ -7,7 +7,6 @@ import math
 import os
 import platform
 import re
-import runpy
 import signal
 import sys
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from alexnet_jax.config import (
     ModelConfig,
     OptimConfig,
     Precision,
+    names_in,
     preset,
     read_config,
 )
@@ -189,12 +189,7 @@ def named_config(name: str) -> Config:
             return preset(name)
         except BadInput as error:
             raise BadInput(f"{error}; or give a run directory, or a file ending in .py") from None
-    if not Path(name).is_file():
-        raise BadInput(f"there is no file {name}")
-    try:
-        config = runpy.run_path(name).get("CONFIG")
-    except (Exception, SystemExit) as error:  # the user's file may raise anything
-        raise BadInput(f"{name} cannot be run: {type(error).__name__}: {error}") from error
+    config = names_in(name).get("CONFIG")
     if not isinstance(config, Config):
         raise BadInput(f"{name} does not define CONFIG, an alexnet_jax Config")
     return config

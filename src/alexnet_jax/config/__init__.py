@@ -16,6 +16,7 @@ from alexnet_jax.config.networks import (
     sides,
 )
 from alexnet_jax.config.presets import PRESETS, preset
+from alexnet_jax.config.python_file import names_in
 from alexnet_jax.config.run import Config, DataConfig, OptimConfig, Precision, Schedule, check_precision
 from alexnet_jax.config.written import diff, flat, from_json, read_config, to_json
 
@@ -42,6 +43,7 @@ __all__ = [
     "diff",
     "flat",
     "from_json",
+    "names_in",
     "pooled",
     "preset",
     "printable",

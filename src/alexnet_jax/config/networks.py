@@ -173,6 +173,8 @@ class ModelConfig:
     conv3: Conv = Conv(384, 3, padding=(1, 1))
     conv4: Conv = Conv(384, 3, padding=(1, 1), bias=1.0)
     conv5: Conv = Conv(256, 3, padding=(1, 1), bias=1.0, then=("activation", "pool"))
+    without: tuple[Literal["conv3", "conv4"], ...] = ()
+    """convolutions that are left out (section 7)"""
     conv6: Conv | None = None
     """a sixth convolution after the last pooling layer; it reads all columns (section 6, note 1)"""
     fc6: Dense = Dense(4096, bias=1.0)
@@ -188,8 +190,8 @@ class ModelConfig:
 
     @property
     def convs(self) -> dict[str, Conv]:
-        names = ("conv1", "conv2", "conv3", "conv4", "conv5", *(("conv6",) if self.conv6 else ()))
-        return {name: getattr(self, name) for name in names}
+        layers = {f"conv{number}": getattr(self, f"conv{number}") for number in range(1, 7)}
+        return {name: layer for name, layer in layers.items() if layer and name not in self.without}
 
     def __post_init__(self) -> None:
         if self.columns < 1:

@@ -1,5 +1,6 @@
 """Batches by Grain. The records in a step's batch depend only on the seed and the step."""
 
+import sys
 from collections.abc import Iterator
 
 import grain
@@ -41,14 +42,16 @@ def _let_workers_start() -> None:
     flags.FLAGS.mark_as_parsed()
 
 
-def validation_batches(records: Records, size: int, rows: slice) -> Iterator[Batch]:
-    """Every validation example once, in order. "weight" is 1, or 0 for the padding of the last batch."""
-    examples = records.examples(VALIDATION)
-    records.gather(VALIDATION, np.arange(0))  # decode a small set now, not in two threads at once
+def evaluation_batches(
+    records: Records, size: int, rows: slice, split: str = VALIDATION, first: int | None = None
+) -> Iterator[Batch]:
+    """Every example of a split once, in order, or only the `first` so many. "weight" is 1, and 0 for padding."""
+    examples = min(records.examples(split), first or sys.maxsize)
+    records.gather(split, np.arange(0))  # decode a small set now, not in two threads at once
 
     def batch(start: int) -> Batch:
         indices = np.arange(start, start + size)[rows]
-        gathered = records.gather(VALIDATION, np.minimum(indices, examples - 1))
+        gathered = records.gather(split, np.minimum(indices, examples - 1))
         return gathered | {"weight": (indices < examples).astype(np.float32)}
 
     return iter(grain.MapDataset.range(0, examples, size).map(batch).to_iter_dataset(_READ_AHEAD))

@@ -45,7 +45,9 @@ class AlexNet(nn.Module):
             return x, 1 if name == "conv1" else place.columns  # every column reads the whole image
 
         def conv(name: str, x: Array) -> Array:
-            layer = getattr(net, name)
+            if name not in net.convs:
+                return x
+            layer = net.convs[name]
             x, blind = meet(name, x)
             x = Convolution(layer, self.share, blind, name=name)(x)
             return follow(
@@ -81,8 +83,7 @@ class AlexNet(nn.Module):
         x = conv("conv3", x)  # the columns meet, unless the config says otherwise
         x = conv("conv4", x)
         x = conv("conv5", x)
-        if net.conv6:
-            x = conv("conv6", x)  # they meet
+        x = conv("conv6", x)  # they meet; most networks have no sixth
         # With the layout hybrid, from here on every device computes its units for the images of all devices.
         with jax.named_scope("fc6"):
             x = columns.all_images(drop("fc6", x, draw), place.units_axis)

@@ -18,7 +18,7 @@ LANES = ("#3f87d0", "#d07a2d", "#2f9e63", "#c4568f")
 
 
 @contextmanager
-def _figure(path: Path, size: tuple[float, float]) -> Iterator[Any]:
+def drawn(path: Path, size: tuple[float, float]) -> Iterator[Any]:
     """Axes whose drawing is saved in `path`. Raises BadInput if it cannot be."""
     try:
         import matplotlib as mpl
@@ -37,7 +37,7 @@ def _figure(path: Path, size: tuple[float, float]) -> Iterator[Any]:
 
 def draw_times(path: Path, config: Config, each: int, name: str, link: links.Link, flops: float) -> None:
     """Time on the link for each layout over the number of devices, beside the time of the arithmetic."""
-    with _figure(path, (7, 4)) as axes:
+    with drawn(path, (7, 4)) as axes:
         for (layout, times), marker in zip(links.scaling(config, each, link.seconds).items(), "osD^v", strict=False):
             axes.plot(list(times), [1e3 * seconds for seconds in times.values()], marker=marker, label=layout)
         arithmetic = 1e3 * links.arithmetic_seconds(config, each, 1, flops)
@@ -89,7 +89,7 @@ def draw_network(path: Path, config: Config, devices: traffic.Devices, batch: in
         """Whether two devices exchange before a layer: in convolutions only the columns of the same images do."""
         return layer.startswith("fc") or a // devices.columns == b // devices.columns
 
-    with _figure(path, (0.8 * x + 1, 1.1 * lanes + 1.9)) as axes:
+    with drawn(path, (0.8 * x + 1, 1.1 * lanes + 1.9)) as axes:
         axes.text(0, 0, f"{model.image_size}x{model.image_size}x{model.channels}\nimages", **_centred(9, INK))
         for lane, (y, colour) in enumerate(zip(heights, LANES, strict=False)):
             _arrow(axes, (0.6, 0.15 * y), (at["conv1"] - 0.6, y), INK)

@@ -22,7 +22,7 @@ from alexnet_jax.networks import columns, functional
 from alexnet_jax.training import checkpoint, not_finite, processes
 from alexnet_jax.training.full_disk import writing_to
 from alexnet_jax.training.log import Log, ProgressBar, Watch, network_table, peak_memory, read_metrics, validation
-from alexnet_jax.training.meter import Meter, check_fit
+from alexnet_jax.training.meter import Meter, check_fit, probabilities_of
 from alexnet_jax.training.optimiser import check_layers, rates
 from alexnet_jax.training.progress import Progress
 from alexnet_jax.training.run_directory import check_run, resume, run_directory
@@ -134,7 +134,7 @@ def fit(
             f"optim.batch is {batch} and {records.directory} has {examples} training images; "
             f"give a batch of at most that"
         )
-    whole = math.ceil(config.optim.epochs * examples / batch)
+    whole = steps_of(config, examples)
     first, last = resumed.checkpoint.step if resumed else 0, min(whole, steps or whole)
     if not own_init and not forward:
         console.print(network_table(config.model))
@@ -164,7 +164,7 @@ def fit(
 
     # The compiled parts.
     train_step = make_train_step(network, augmentation(config, records.statistics, mesh), rule)
-    meter = Meter(config, records, records.statistics, mesh, network)
+    meter = Meter(records, mesh, config.optim.batch, probabilities_of(config, records.statistics, mesh, network))
     batches_from = partial(
         training_batches,
         records,
@@ -224,7 +224,7 @@ def fit(
             while known.owed:
                 watch.settle()
                 crops = known.owed[0]
-                figures = meter.measure(state.params, crops, stop=lambda: stopped(signals.stop))
+                figures = meter.measure_until(lambda: stopped(signals.stop), state.params, crops)
                 if figures is None:
                     break
                 watch.validated(done, figures, crops)
@@ -265,6 +265,11 @@ def fit_classes(config: Config, records: Records) -> Config:
         option = f"--model.{config.model.logits}.units"
         raise BadInput(f"{records.directory} has {there} classes and {option} asks for {asked}; leave that option out")
     return replace(config, model=config.model.with_classes(there))
+
+
+def steps_of(config: Config, examples: int) -> int:
+    """The steps of a complete run over this many training images."""
+    return math.ceil(config.optim.epochs * examples / config.optim.batch)
 
 
 def own_parts(init: Any, forward: Any, moments: Any) -> tuple[tuple[str, str], ...]:

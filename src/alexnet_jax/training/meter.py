@@ -1,6 +1,6 @@
 """Top-1 and top-5 error of a network on the validation images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,16 +11,16 @@ from rich.progress import track
 
 from alexnet_jax.config import BadInput, Config
 from alexnet_jax.data.augment import Statistics
-from alexnet_jax.data.pipeline import validation_batches
+from alexnet_jax.data.pipeline import evaluation_batches
 from alexnet_jax.data.records import EMBEDDED, VALIDATION, Records
 from alexnet_jax.data.views import test_views
 from alexnet_jax.networks import columns, functional
 from alexnet_jax.training import checkpoint, processes
-from alexnet_jax.training.step import make_error_sums
+from alexnet_jax.training.step import Probabilities, make_error_sums, make_probabilities, mean_probabilities
 
 
 def evaluate(
-    run: str | Path,
+    run: str | Path | Sequence[str | Path],
     data: str | Path | None = None,
     crops: Literal[1, 10] = 10,
     mesh: Mesh | None = None,
@@ -33,57 +33,92 @@ def evaluate(
 
     Errors are fractions. Every image counts once; its probabilities are averaged over its crops (section 4.1).
 
-    run: a run directory (its latest checkpoint) or the path of a checkpoint. data: a prepared data directory; by
-    default the one the network was trained on. crops: 1 is the centre, 10 adds the corners and all reflections. mesh:
-    by default the one that suits the machine. layout: as for `forward`. forward: the network, if `fit` was given one.
+    run: a run directory (its latest checkpoint) or the path of a checkpoint. Of several, whose classes and image shape
+    must be the same, the probabilities are averaged (section 5). data: a prepared data directory; by default the one
+    the network was trained on, of several the first. crops: 1 is the centre, 10 adds the corners and all reflections.
+    mesh: by default the one that suits the machine. layout: as for `forward`. forward: the network, if `fit` was given
+    one.
     progress: whether to show a progress bar. Raises BadInput if there is no such run or the data does not fit it.
 
     >>> alexnet.evaluate("runs/one", crops=1, progress=False)["examples"]
     2000
     """
-    found = checkpoint.find(run)
-    if forward is None:
-        found.check_network()
-    records = Records(data_of(found) if data is None else Path(data))
-    check_same_data(records, found)
-    if mesh is None:
-        mesh = columns.suitable_mesh(1 if "init" in found.own else found.config.model.columns, layout)
-    network = forward or functional.forward(found.config.model, mesh, found.config.precision, layout=layout)
-    meter = Meter(found.config, records, Statistics(**found.statistics()), mesh, network)
-    shown = "evaluating" if progress and processes.first() else None
-    figures = meter.measure(found.params(mesh, layout), crops, shown)
-    assert figures is not None  # nothing stops it
+    runs = [checkpoint.find(one) for one in ([run] if isinstance(run, str | Path) else run)]
+    if not runs or (forward and len(runs) > 1):
+        raise BadInput("give at least one run, and only one with a forward of your own")
+    records = Records(data_of(runs[0]) if data is None else Path(data))
+    for found in runs:
+        if forward is None:
+            found.check_network()
+        check_same_data(records, found)
+    meter, params = meter_of(runs, records, mesh, layout, forward)
+    figures = meter.measure(params, crops, "evaluating" if progress and processes.first() else None)
     return figures | {"examples": records.examples(VALIDATION)}
 
 
-class Meter:
-    """Measures parameters of one config on one set of images. It compiles once."""
+def shared_columns(runs: Sequence[checkpoint.Checkpoint]) -> int:
+    """The number of columns that all the networks have; 1 if it differs, for a mesh on which any network can lie."""
+    numbers = {1 if "init" in found.own else found.config.model.columns for found in runs}
+    return numbers.pop() if len(numbers) == 1 else 1
 
-    def __init__(
-        self,
-        config: Config,
-        records: Records,
-        statistics: Statistics,
-        mesh: Mesh,
-        forward: functional.Forward,
-    ) -> None:
-        self._sums = make_error_sums(forward, test_views(config, statistics, mesh))
+
+def probabilities_of(config: Config, statistics: Statistics, mesh: Mesh, forward: functional.Forward) -> Probabilities:
+    """The probabilities that one network gives to images as they are stored."""
+    return make_probabilities(forward, test_views(config, statistics, mesh))
+
+
+def meter_of(
+    runs: Sequence[checkpoint.Checkpoint],
+    records: Records,
+    mesh: Mesh | None = None,
+    layout: columns.Layout = "columns",
+    forward: functional.Forward | None = None,
+) -> tuple["Meter", Any]:
+    """A meter of the mean of the runs' probabilities, and the parameters that it measures."""
+    mesh = mesh or columns.suitable_mesh(shared_columns(runs), layout)
+    members = []
+    for found in runs:
+        network = forward or functional.forward(found.config.model, mesh, found.config.precision, layout=layout)
+        members.append(probabilities_of(found.config, Statistics(**found.statistics()), mesh, network))
+    meter = Meter(records, mesh, runs[0].config.optim.batch, mean_probabilities(members))
+    return meter, [found.params(mesh, layout) for found in runs]
+
+
+class Meter:
+    """Measures parameters on one set of images. It compiles once."""
+
+    def __init__(self, records: Records, mesh: Mesh, batch: int, probabilities: Probabilities) -> None:
+        self._sums = make_error_sums(probabilities)
         self._records, self._mesh = records, mesh
         # Twice a training batch: larger batches are faster, and this needs less memory than a training step.
         data = mesh.shape[columns.DATA]
-        self._batch = -(-2 * config.optim.batch // data) * data
+        self._batch = -(-2 * batch // data) * data
 
     def measure(
-        self, params: Any, crops: int, show: str | None = None, stop: Callable[[], int] = lambda: 0
-    ) -> dict[str, float] | None:
-        """{"loss", "top1_error", "top5_error"}: means over all validation examples. `show` labels a progress bar.
+        self, params: Any, crops: int, show: str | None = None, *, split: str = VALIDATION, first: int | None = None
+    ) -> dict[str, float]:
+        """{"loss", "top1_error", "top5_error"}: means over the examples of a split, or over the `first` so many.
 
-        None if `stop()`, which is asked before every batch, is not 0.
+        `show` labels a progress bar.
         """
+        figures = self.measure_until(lambda: 0, params, crops, show, split, first)
+        assert figures is not None
+        return figures
+
+    def measure_until(
+        self,
+        stop: Callable[[], int],
+        params: Any,
+        crops: int,
+        show: str | None = None,
+        split: str = VALIDATION,
+        first: int | None = None,
+    ) -> dict[str, float] | None:
+        """The same, or None as soon as `stop()`, which is asked before every batch, is not 0."""
         size = self._batch
-        batches: Any = validation_batches(self._records, size, columns.rows(self._mesh, size))
+        batches: Any = evaluation_batches(self._records, size, columns.rows(self._mesh, size), split, first)
         if show:
-            count = -(-self._records.examples(VALIDATION) // size)
+            count = -(-self._records.examples(split) // size)
             batches = track(batches, show, total=count, console=Console(stderr=True), transient=True)
         total: dict[str, float] = {}
         for host_batch in batches:

@@ -3,7 +3,7 @@
 B batch  H,W height,width  C channels  K classes
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from typing import Any, NamedTuple
 
@@ -73,9 +73,10 @@ def gradient(
     return views_BhwC, mean_loss, logits_BK, gradients
 
 
-def make_probabilities(
-    forward: Callable[..., Array], view: Callable[[Array, Array], Array]
-) -> Callable[[Any, Array, int], Array]:
+Probabilities = Callable[[Any, Array, int], Array]
+
+
+def make_probabilities(forward: Callable[..., Array], view: Callable[[Array, Array], Array]) -> Probabilities:
     """probabilities(params, images uint8 [B, H, W, C], crops) -> [B, K], means over the first test views (section 4.1).
 
     `view(images, n)` is the n-th test view. Compiled once for all views.
@@ -91,16 +92,21 @@ def make_probabilities(
     return probabilities
 
 
-def make_error_sums(
-    forward: Callable[..., Array], view: Callable[[Array, Array], Array]
-) -> Callable[..., dict[str, Array]]:
+def mean_probabilities(members: Sequence[Probabilities]) -> Probabilities:
+    """The mean over several networks (section 5, Table 2); `params` is a list of their parameters."""
+
+    def probabilities(params: Any, images_BHWC: Array, crops: int) -> Array:
+        parts = (member(own, images_BHWC, crops) for member, own in zip(members, params, strict=True))
+        return reduce(jnp.add, parts) / len(members)
+
+    return probabilities
+
+
+def make_error_sums(probabilities: Probabilities) -> Callable[..., dict[str, Array]]:
     """sums(params, images uint8 [B, H, W, C], label [B], weight [B], crops) -> sums of loss and errors over the batch.
 
-    They use probabilities averaged over the first `crops` views. An example of weight 0 is padding. A label that is not
-    among the five most likely classes is a top-5 error.
+    An example of weight 0 is padding. A label that is not among the five most likely classes is a top-5 error.
     """
-
-    probabilities = make_probabilities(forward, view)
 
     @jax.jit
     def sums_of(probability_BK: Array, label_B: Array, weight_B: Array) -> dict[str, Array]:

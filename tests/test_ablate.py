@@ -1,0 +1,240 @@
+"""ablate: experiments measured against a baseline over seeds, its interruptions, and its table."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from conftest import Ended, run_command
+from scipy import stats
+
+import alexnet_jax as alexnet
+from alexnet_jax.ablation import forest, plan, results, table
+from alexnet_jax.ablation.experiments import load
+from alexnet_jax.ablation.results import Key, Result, digest
+from alexnet_jax.config import BadInput, Config
+from alexnet_jax.training import checkpoint
+
+SAME = """
+from dataclasses import replace
+
+PAPER = (1.5, 0.5)
+
+def change(base):
+    return replace(base, model=replace(base.model, dropout={dropout}))
+"""
+FAILS = """
+def change(base):
+    raise RuntimeError("no such thing")
+"""
+
+
+@pytest.fixture(autouse=True)
+def _keep_what_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the tests after these."""
+    monkeypatch.setattr(jax, "clear_caches", lambda: None)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (tmp_path / "no_dropout.py").write_text(SAME.format(dropout=0.0))
+    (tmp_path / "same.py").write_text("def change(base):\n    return base\n")
+    (tmp_path / "fails.py").write_text(FAILS)
+    return tmp_path
+
+
+def ablate(place: Path, base: Path, data: Path, *more: object, files: tuple[str, ...] = ("no_dropout",)) -> Ended:
+    paths = [place / f"{name}.py" for name in files]
+    where = ("--base", base, "--data", data, "--steps", 2, "--out", place / "out", "--runs", place / "runs")
+    return run_command("ablate", *paths, *where, *more)
+
+
+def lines(place: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (place / "out" / results.FILE).read_text().splitlines()]
+
+
+def test_nothing_is_measured_twice_and_what_fails_is_named(place: Path, tiny_file: Path, tiny_data: Path) -> None:
+    first = ablate(place, tiny_file, tiny_data, "--seeds", 1, files=("no_dropout", "fails", "same"))
+    assert first.code == 1, "one experiment cannot be"
+    assert "fails failed: RuntimeError: no such thing" in first.err
+    assert "same changes nothing" in first.out
+    found = lines(place)
+    assert [(line["experiment"], line["seed"]) for line in found] == [("baseline", 0), ("no_dropout", 0)]
+    assert {(line["preset"], len(line["data"]), line["steps"]) for line in found} == {("fashion", 12, 2)}
+    assert not list((place / "runs").glob("*/*")), "run directories are removed"
+    assert "+1.50, +0.50" in (place / "out" / "table.md").read_text()
+    rows = json.loads((place / "out" / "table.json").read_text())
+    assert {row["experiment"] for row in rows} == {"no_dropout", "one_crop"}
+    assert (place / "out" / "forest.svg").read_text().startswith("<?xml")
+
+    second = ablate(place, tiny_file, tiny_data, "--seeds", 1)
+    assert (second.code, second.err, lines(place)) == (0, "", found)
+
+    # With another definition the result is stale.
+    (place / "no_dropout.py").write_text(SAME.format(dropout=0.25))
+    third = ablate(place, tiny_file, tiny_data, "--seeds", 1)
+    assert "no_dropout seed 0 was measured with another config" in third.out
+    assert [line["experiment"] for line in lines(place)] == ["baseline", "no_dropout", "no_dropout"]
+    assert lines(place)[2]["config"] != lines(place)[1]["config"]
+
+
+def test_runs_are_ordered_so_that_an_early_end_leaves_pairs(place: Path, tiny: Config, tiny_data: Path) -> None:
+    asked = plan.plan([load(place / "no_dropout.py")], tiny, range(5, 10), tiny_data, 2, place / "runs")
+    assert [(task.key.experiment, task.key.seed) for task in asked.tasks[:4]] == [
+        ("baseline", 5), ("no_dropout", 5), ("baseline", 6), ("no_dropout", 6)
+    ]  # fmt: skip
+    assert len({task.run for task in asked.tasks}) == 10
+    assert [five.key.seed for five in asked.fives] == [5]
+
+
+def test_the_errors_are_those_of_evaluate_and_networks_are_averaged(
+    place: Path, tiny_file: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two networks in place of five. Their loss is less than the mean of the two losses: the logarithm is concave."""
+    monkeypatch.setattr(plan, "MEMBERS", 2)
+    monkeypatch.setattr(table, "MEMBERS", 2)
+    ended = ablate(place, tiny_file, tiny_data, "--seeds", 2, "--keep", files=("same",))
+    assert ended.code == 0, ended.err
+    runs = sorted((place / "runs").glob("*/*"))
+    assert [checkpoint.find(run).config.seed for run in runs] == [0, 1]
+    mesh = alexnet.make_mesh(1, 2)
+    by_seed = {(line["experiment"], line["seed"]): line for line in lines(place)}
+    for which, line in ((runs[1], by_seed["baseline", 1]), (runs, by_seed["five_networks", 0])):
+        figures = alexnet.evaluate(which, mesh=mesh, progress=False)
+        for name in ("top1_error", "top5_error", "loss"):
+            assert line[name] == pytest.approx(figures[name])
+    both = by_seed["five_networks", 0]["loss"]
+    assert both < (by_seed["baseline", 0]["loss"] + by_seed["baseline", 1]["loss"]) / 2
+    said = json.loads(run_command("evaluate", *runs, "--json", "--mesh", "1,2").out)
+    assert (said["loss"], len(said["checkpoints"])) == (pytest.approx(both), 2)
+    assert "give a run" in run_command("evaluate").refused
+
+
+def test_a_killed_ablation_goes_on(place: Path, tiny_file: Path, tiny_data: Path) -> None:
+    """Two runs at a time are interrupted in the middle of both; none starts again, and none is lost."""
+    command = [
+        sys.executable, "-m", "alexnet_jax.ablate", str(place / "no_dropout.py"), "--base", str(tiny_file),
+        "--data", str(tiny_data), "--seeds", "1", "--out", str(place / "out"), "--runs", str(place / "runs"),
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        [*command, "--jobs", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline and len(list((place / "runs").glob("*/*/metrics.jsonl"))) < 2:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 130, out + err
+    assert "the same command goes on" in out
+    assert "Traceback" not in err, err
+    ended = run_command("ablate", *command[3:])
+    assert ended.code == 0, ended.err
+    assert sorted((line["experiment"], line["steps"]) for line in lines(place)) == [
+        ("baseline", 17),
+        ("no_dropout", 17),
+    ]
+
+
+# ------------------------------------------------------------------------------------------------ lines and the table
+
+
+def result(experiment: str, seed: int, error: float, **more: Any) -> Result:
+    given: dict[str, Any] = dict(
+        config="c", top5_error=error / 10, loss=1.0, one_crop_top1_error=error + 0.01,
+        one_crop_top5_error=error / 10, train_error=error / 2, seconds=60.0, versions={}, device="1 x cpu",
+    )  # fmt: skip
+    return Result(experiment, seed, "fashion", "d", 10, top1_error=error, **(given | more))
+
+
+def test_lines_of_two_machines_are_joined_and_a_cut_line_is_left_out(tmp_path: Path) -> None:
+    for seed in range(2):
+        results.append(tmp_path, result("baseline", seed, 0.1))
+    (tmp_path / "there.jsonl").write_bytes((tmp_path / results.FILE).read_bytes() + b'{"experiment": "no')
+    results.append(tmp_path, result("baseline", 2, 0.2))
+    found = results.read(tmp_path)
+    assert [one.seed for one in found] == [0, 1, 2, 0, 1]
+    known = results.known(found, {one.key: "c" for one in found} | {Key("x", 0, "fashion", "d", 10): "c"})
+    assert ([key.seed for key in known.results], known.stale) == ([0, 1, 2], [])
+    cut = (tmp_path / results.FILE).read_bytes()
+    (tmp_path / results.FILE).write_bytes(cut + b'{"experiment": "no')
+    results.append(tmp_path, result("baseline", 3, 0.2))
+    assert [one.seed for one in results.read(tmp_path)] == [0, 1, 2, 3, 0, 1]
+    (tmp_path / "bad.jsonl").write_text("{}\n")
+    with pytest.raises(BadInput, match=r"bad\.jsonl:1 is not a result"):
+        results.read(tmp_path)
+
+
+def test_a_digest_is_of_everything_but_the_seed(tiny: Config) -> None:
+    assert digest(tiny) == digest(replace(tiny, seed=7))
+    assert digest(tiny) != digest(replace(tiny, model=replace(tiny.model, dropout=0.1)))
+
+
+def test_the_table_pairs_seeds_and_corrects_by_holm() -> None:
+    draw = np.random.default_rng(0)
+    base = draw.normal(0.10, 0.02, 6)
+    changes = {"worse": 0.02 + draw.normal(0, 0.001, 6), "noise": np.array([1, -1, 2, -2, 1, -1]) / 500}
+    lines = [result("baseline", seed, float(error)) for seed, error in enumerate(base)]
+    for name, change in changes.items():
+        lines += [result(name, seed, float(base[seed] + change[seed])) for seed in range(6)]
+    lines += [result("unpaired", 9, 0.5), result("five_networks", 0, float(base[:5].mean()) - 0.01)]
+    rows = {row.experiment: row for row in table.rows(lines, {"worse": ((1.4, 1.2), None)})}
+    assert set(rows) == {"worse", "noise", "five_networks", "one_crop"}
+    worse = rows["worse"]
+    expected = stats.ttest_rel(base + changes["worse"], base)
+    assert worse.p == pytest.approx(expected.pvalue, rel=1e-6)
+    interval = expected.confidence_interval(0.95)
+    assert (worse.low, worse.high) == pytest.approx((100 * interval.low, 100 * interval.high))
+    assert worse.verdict == "higher", "the spread between seeds is as large as the difference, and pairs remove it"
+    assert rows["noise"].verdict == "no difference"
+    assert (rows["five_networks"].difference, rows["five_networks"].verdict) == (pytest.approx(-1.0), "one pair")
+    assert rows["one_crop"].difference == pytest.approx(1.0)
+    # Holm: the smallest p times the number of tests, the next times one fewer; never falling.
+    tested = sorted((row.p, row.p_holm) for row in rows.values() if row.p is not None)
+    least = 0.0
+    for rank, (p, p_holm) in enumerate(tested):
+        least = max(least, min(1.0, p * (len(tested) - rank)))
+        assert p_holm == pytest.approx(least)
+    said = table.markdown(list(rows.values()), lines, "Here.")
+    assert "| `worse` | 6 |" in said
+    assert "+1.40, +1.20" in said
+
+
+def test_a_table_without_its_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "statsmodels.stats.multitest", None)
+    with pytest.raises(BadInput, match=r"install alexnet_jax\[ablate\]"):
+        table.rows([], {})
+
+
+def test_the_plot_has_a_line_for_each_row(tmp_path: Path) -> None:
+    lines = [result(name, seed, 0.1 + 0.01 * seed) for name in ("baseline", "other") for seed in range(3)]
+    forest.draw(tmp_path / "plot.svg", table.rows(lines, {}), "title")
+    assert "<!-- one crop -->" in (tmp_path / "plot.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--seeds", "3-1"), "--seeds is 3-1"),
+        (("--seeds", "x"), "--seeds is x"),
+        (("--jobs", "0"), "at least 1"),
+        (("nowhere.py",), "there is no file nowhere.py"),
+        (("base.py",), "does not define change(base)"),
+        (("--base", "nothing"), "there is no preset 'nothing'"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    options: tuple[str, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("base.py").write_text("CONFIG = 1\n")
+    Path("one.py").write_text("def change(base):\n    return base\n")
+    files = () if options[0].endswith(".py") else ("one.py",)
+    assert said in run_command("ablate", *files, *options).refused
