@@ -15,7 +15,7 @@ from alexnet_jax.data.records import EMBEDDED, TRAIN, Records
 from alexnet_jax.networks import columns
 from alexnet_jax.training import checkpoint
 from alexnet_jax.training.fit import fit, steps_of
-from alexnet_jax.training.meter import shared_columns
+from alexnet_jax.training.meter import meter_of, shared_columns
 
 TRAIN_EXAMPLES = 10_000
 
