@@ -103,8 +103,9 @@ def last_window(config: Config) -> str:
 
 
 def order(model: Model, conv: str) -> str:
-    names = {"activation": activation(model), "norm": "LRN", "map_norm": "same-map normalisation", "pool": "pooling"}
-    kept = [names[step] for step in model.convs[conv].then if model.norm or "norm" not in step]
+    names = {"activation": activation(model), "pool": "pooling", "batch_norm": "batch normalisation"}
+    names |= {"norm": "LRN", "map_norm": "same-map normalisation"} if model.norm else {}
+    kept = [names[step] for step in model.convs[conv].then if step in names]
     # The tutorial's dropout follows every convolution.
     drops = isinstance(model, TutorialConfig) and model.dropout > 0
     return ", ".join(kept + ["dropout"] * drops)
@@ -138,6 +139,15 @@ def map_norm(config: Config) -> str | None:
     norm, names = model.map_norm, [name for name, conv in model.convs.items() if "map_norm" in conv.then]
     shape = f"{norm.n}x{norm.n}, k {number(norm.k)}, alpha {number(norm.alpha)}, beta {number(norm.beta)}"
     return f"{', '.join(names)}: {shape}"
+
+
+def batch_norm(config: Config) -> str | None:
+    model = config.model
+    names = [name for name, conv in model.convs.items() if "batch_norm" in conv.then]
+    if not isinstance(model, ModelConfig) or not names:
+        return None
+    norm = model.batch_norm
+    return f"{', '.join(names)}: momentum {number(norm.momentum)}, epsilon {number(norm.epsilon)}"
 
 
 def dropout(model: Model) -> float:
@@ -184,20 +194,28 @@ def bias_decay(config: Config) -> str | None:
 
 def rule(config: Config) -> str:
     optim = config.optim
-    return f"SGD, momentum {number(optim.momentum)}" if optim.rule == "sgd" else optim.rule.capitalize()
+    rules = {"sgd": f"SGD, momentum {number(optim.momentum)}"}
+    rules["lars"] = f"LARS, trust {number(optim.trust)}, momentum {number(optim.momentum)}"
+    return rules.get(optim.rule, optim.rule.capitalize())
 
 
 def schedule(its: Schedule | None) -> str:
     if its is None:
         return "same as the weights"
     factor, epochs = number(its.factor), ", ".join(map(number, its.epochs))
-    return {
-        "constant": "constant",
-        "steps": f"divided by {factor} at epochs {epochs}",
-        "staircase": f"{its.stairs} stairs of equal length, the last at 1/{factor}",
-        "plateau": f"divided by {factor} after {its.patience} epochs without a lower validation error, "
-        f"up to {its.drops} times",
-    }[its.kind]
+    rise = f"from 0 over {number(its.warmup)} epochs, " if its.warmup else ""
+    return (
+        rise
+        + {
+            "constant": "constant",
+            "steps": f"divided by {factor} at epochs {epochs}",
+            "staircase": f"{its.stairs} stairs of equal length, the last at 1/{factor}",
+            "plateau": f"divided by {factor} after {its.patience} epochs without a lower validation error, "
+            f"up to {its.drops} times",
+            "cosine": "half a wave of the cosine",
+            "poly": f"(what is left of the run)^{number(its.power)}",
+        }[its.kind]
+    )
 
 
 def crops(config: Config) -> str:
@@ -244,6 +262,7 @@ VALUES: dict[str, Callable[[Config], str | None]] = {
     "lrn_beta": lambda c: lrn(c.model, "beta"),
     "lrn_border": lrn_border,
     "map_norm": map_norm,
+    "batch_norm": batch_norm,
     "dropout": lambda c: number(dropout(c.model)) if dropout(c.model) else "none",
     "dropped": dropped,
     "dropout_scale": dropout_scale,
