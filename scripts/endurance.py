@@ -46,7 +46,7 @@ def narrow(batch: int, epochs: float) -> Config:
 
 def kills(times: int, seed: int, where: Path) -> None:
     file = where / "narrow.py"
-    names = "Config, Conv, DataConfig, Dense, ModelConfig, OptimConfig, Pool, ResponseNorm, Schedule"
+    names = "BatchNorm, Config, Conv, DataConfig, Dense, ModelConfig, OptimConfig, Pool, ResponseNorm, Schedule"
     file.write_text(f"from alexnet_jax.config import {names}\n\nCONFIG = {narrow(200, EPOCHS)!r}\n")
 
     def start(run: Path) -> "subprocess.Popen[bytes]":

@@ -149,11 +149,11 @@ def test_validation_errors_decide_the_best_checkpoint_and_the_plateaus(
     """Three and a half epochs: four validations, and one more with ten crops after the last step."""
     errors, crops_seen = iter([0.5, 0.2, 0.4, 0.3, 0.1]), []
 
-    def measure(_: Any, params: Any, crops: int, **more: Any) -> dict[str, float]:
+    def measure(_: Any, stop: Any, params: Any, crops: int) -> dict[str, float]:
         crops_seen.append(crops)
         return {"loss": 1.0, "top1_error": next(errors), "top5_error": 0.5 / len(crops_seen)}
 
-    monkeypatch.setattr(Meter, "measure", measure)
+    monkeypatch.setattr(Meter, "measure_until", measure)
     schedules = {"schedule": Schedule("plateau", patience=1), "bias_schedule": Schedule("plateau", patience=2)}
     optim = replace(tiny.optim, epochs=3.5, **schedules)
     run = linear_fit(replace(tiny, optim=optim), tmp_path / "run", tiny_data)

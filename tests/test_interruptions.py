@@ -99,7 +99,7 @@ def test_a_signal_is_answered_within_a_batch_wherever_it_comes(
             given = kill_in_batches(patched, fit, "training_batches", 1, 9)
         else:
             call = {6: 1, 11: 2, 17: 3}[step] + (owed == [10])
-            given = kill_in_batches(patched, meter, "validation_batches", call, batches)
+            given = kill_in_batches(patched, meter, "evaluation_batches", call, batches)
         with pytest.raises(SystemExit) as ended:
             trained(tiny, tiny_data, tmp_path / "run")
     assert ended.value.code == 143
