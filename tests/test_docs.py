@@ -208,3 +208,9 @@ def test_the_api_page_has_every_public_name() -> None:
 def test_every_page_is_reached_from_the_index() -> None:
     listed = {line for block in blocks(DOCS / "index.md") if block.kind == "{toctree}" for line in block.code.split()}
     assert listed == {page.stem for page in DOCS.glob("*.md")} - {"index"}
+
+
+def test_the_front_page_is_short_and_narrow() -> None:
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 120
+    assert [number for number, line in enumerate(lines, 1) if len(line) > 120] == []
