@@ -123,6 +123,7 @@ def test_a_killed_ablation_goes_on(place: Path, tiny_file: Path, tiny_data: Path
     command = [
         sys.executable, "-m", "alexnet_jax.ablate", str(place / "no_dropout.py"), "--base", str(tiny_file),
         "--data", str(tiny_data), "--seeds", "1", "--out", str(place / "out"), "--runs", str(place / "runs"),
+        "--steps", "9",
     ]  # fmt: skip
     process = subprocess.Popen(
         [*command, "--jobs", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -138,8 +139,8 @@ def test_a_killed_ablation_goes_on(place: Path, tiny_file: Path, tiny_data: Path
     ended = run_command("ablate", *command[3:])
     assert ended.code == 0, ended.err
     assert sorted((line["experiment"], line["steps"]) for line in lines(place)) == [
-        ("baseline", 17),
-        ("no_dropout", 17),
+        ("baseline", 9),
+        ("no_dropout", 9),
     ]
 
 

@@ -27,6 +27,9 @@ def writing_to(run: Path) -> Iterator[None]:
             yield
         except BadInput:
             raise
+        except (KeyboardInterrupt, SystemExit):  # its threads may still be at work while Python shuts down
+            later.pop_all()
+            raise
         except Exception as error:
             reason = refusal(error)
             if reason is None:
