@@ -51,7 +51,7 @@ def task_of(rule: Literal["sgd", "lars"], batch: int, rate: float, seed: int, ru
     return Task(key, config, runs / f"{digest(config)}-{seed}", None)
 
 
-def known(runs: Path) -> dict[tuple[str, int, float, int], Result]:
+def known() -> dict[tuple[str, int, float, int], Result]:
     """{(rule, batch, rate, seed): result} of what is measured."""
     found = {(result.config, result.seed): result for result in results.read(OUT)} if OUT.is_dir() else {}
     return {
@@ -82,19 +82,19 @@ def missing(runs: Path) -> Iterator[Task]:
     for rule in RULES:
         for batch in BATCHES:
             for rate in rates_of(rule, batch):
-                if (rule, batch, rate, TRIAL) not in known(runs):
+                if (rule, batch, rate, TRIAL) not in known():
                     yield task_of(rule, batch, rate, TRIAL, runs)
     for seed in SEEDS:
         for rule in RULES:
             for batch in BATCHES:
-                best = chosen(rule, batch, known(runs))
-                if best is not None and (rule, batch, best, seed) not in known(runs):
+                best = chosen(rule, batch, known())
+                if best is not None and (rule, batch, best, seed) not in known():
                     yield task_of(rule, batch, best, seed, runs)
 
 
-def report(runs: Path) -> None:
+def report() -> None:
     """The table as Markdown, and the plot."""
-    there = known(runs)
+    there = known()
     lines = ["| batch | steps | rule | rate | seeds | top-1 error, ten crops | training error |", "|" + "---|" * 7]
     curves: dict[str, list[tuple[int, float, float]]] = {}
     for batch in BATCHES:
@@ -143,7 +143,7 @@ def main() -> None:
         results.append(OUT, result)
         print(f"{task.key.experiment} rate {optim.rate:g} seed {task.key.seed}: top-1 error {result.top1_error:.4f}, "
               f"training {result.train_error:.4f}, {result.seconds:.0f} s", flush=True)  # fmt: skip
-    report(options.runs)
+    report()
 
 
 if __name__ == "__main__":
