@@ -4,21 +4,21 @@
     python scripts/large_batch.py --report     # the table and the plot of what is measured
 
 The network is `fashion`, for 12 epochs of the embedded 10,000 images, with a warm-up of two epochs and then a fall to 0
-along half a wave. For each rule and batch the learning rate is chosen by one run (seed 100) each of several rates: the
-one with the lowest error on the training images. So no test image decides. Then come the seeds.
+along half a wave. The learning rate of each rule and batch is that with the lowest error on the training images, of one
+seed (100), doubled and halved until both neighbours are worse. So no test image decides. Then come the seeds.
 """
 
 import argparse
 import math
-from collections.abc import Iterator
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Literal
 
-from alexnet_jax.ablate import ready
+from alexnet_jax.ablate import ready, run_all
 from alexnet_jax.ablation import results
-from alexnet_jax.ablation.measure import Task, key_of, measure
+from alexnet_jax.ablation.measure import Task, key_of
 from alexnet_jax.ablation.results import Result, digest
 from alexnet_jax.config import BadInput, Config, Schedule, preset
 from alexnet_jax.data.records import EMBEDDED, Records
@@ -28,8 +28,10 @@ ROOT = Path(__file__).parent.parent
 OUT = ROOT / "experiments" / "results" / "large_batch"
 BATCHES = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
 RULES: tuple[Literal["sgd", "lars"], ...] = ("sgd", "lars")
-# At a batch of 64, where sgd's first is the preset's. For larger batches they rise with the root of the batch.
-RATES = {"sgd": (0.04, 0.08, 0.16), "lars": (1.0, 3.0, 9.0)}
+# The search begins here for a batch of 64, and for others at this times the root of the batch over 64.
+RATES = {"sgd": 0.04, "lars": 4.0}
+DOUBLINGS = 6
+"""the farthest that the search goes from where it began"""
 TRIAL, SEEDS = 100, range(5)
 NAMES = {"sgd": "momentum", "lars": "LARS"}
 
@@ -41,8 +43,8 @@ def config_of(rule: Literal["sgd", "lars"], batch: int, rate: float, seed: int) 
     return replace(base, optim=optim, seed=seed)
 
 
-def rates_of(rule: str, batch: int) -> list[float]:
-    return [float(f"{rate * (batch / 64) ** 0.5:.3g}") for rate in RATES[rule]]
+def rate_of(rule: str, batch: int, doublings: int) -> float:
+    return float(f"{RATES[rule] * (batch / 64) ** 0.5 * 2.0**doublings:.3g}")
 
 
 def task_of(rule: Literal["sgd", "lars"], batch: int, rate: float, seed: int, runs: Path) -> Task:
@@ -51,45 +53,47 @@ def task_of(rule: Literal["sgd", "lars"], batch: int, rate: float, seed: int, ru
     return Task(key, config, runs / f"{digest(config)}-{seed}", None)
 
 
-def known() -> dict[tuple[str, int, float, int], Result]:
-    """{(rule, batch, rate, seed): result} of what is measured."""
+Runs = dict[tuple[str, int, float, int], Result]
+"""{(rule, batch, rate, seed): result} of what is measured"""
+
+
+def known() -> Runs:
     found = {(result.config, result.seed): result for result in results.read(OUT)} if OUT.is_dir() else {}
     return {
         (rule, batch, rate, seed): found[digest(config_of(rule, batch, rate, seed)), seed]
         for rule in RULES
         for batch in BATCHES
-        for rate in rates_of(rule, batch)
+        for rate in (rate_of(rule, batch, doublings) for doublings in range(-DOUBLINGS, DOUBLINGS + 1))
         for seed in (TRIAL, *SEEDS)
         if (digest(config_of(rule, batch, rate, seed)), seed) in found
     }
 
 
-def chosen(rule: str, batch: int, there: dict[tuple[str, int, float, int], Result]) -> float | None:
-    """The rate with the lowest training error; None if a trial is missing."""
-    rates = rates_of(rule, batch)
-    if not all((rule, batch, rate, TRIAL) in there for rate in rates):
-        return None
+def chosen(rule: str, batch: int, there: Runs) -> tuple[float, list[float]]:
+    """The best rate so far by the training error, and those of its neighbours that are still to be tried."""
+    trials = {}
+    for doublings in range(-DOUBLINGS, DOUBLINGS + 1):
+        one = there.get((rule, batch, rate_of(rule, batch, doublings), TRIAL))
+        if one is not None:
+            trials[doublings] = math.inf if math.isnan(one.train_error) else one.train_error
+    if not trials:
+        return math.nan, [rate_of(rule, batch, doublings) for doublings in (0, 1)]
+    best = min(trials, key=lambda doublings: trials[doublings])
+    neighbours = [one for one in (best - 1, best + 1) if one not in trials and abs(one) <= DOUBLINGS]
+    return rate_of(rule, batch, best), [rate_of(rule, batch, one) for one in neighbours]
 
-    def error(rate: float) -> float:
-        found = there[rule, batch, rate, TRIAL].train_error
-        return math.inf if math.isnan(found) else found
 
-    return min(rates, key=error)
-
-
-def missing(runs: Path) -> Iterator[Task]:
-    """What is still to be measured: the trials, then seed by seed, so that an early end leaves whole curves."""
-    for rule in RULES:
-        for batch in BATCHES:
-            for rate in rates_of(rule, batch):
-                if (rule, batch, rate, TRIAL) not in known():
-                    yield task_of(rule, batch, rate, TRIAL, runs)
-    for seed in SEEDS:
-        for rule in RULES:
-            for batch in BATCHES:
-                best = chosen(rule, batch, known())
-                if best is not None and (rule, batch, best, seed) not in known():
-                    yield task_of(rule, batch, best, seed, runs)
+def missing(runs: Path) -> list[Task]:
+    """What is to be measured next: trials, then seed by seed, so that an early end leaves whole curves."""
+    there = known()
+    best = {(rule, batch): chosen(rule, batch, there) for rule in RULES for batch in BATCHES}
+    trials = [task_of(rule, batch, rate, TRIAL, runs) for (rule, batch), (_, rates) in best.items() for rate in rates]
+    return trials or [
+        task_of(rule, batch, rate, seed, runs)
+        for seed in SEEDS
+        for (rule, batch), (rate, _) in best.items()
+        if (rule, batch, rate, seed) not in there
+    ]
 
 
 def report() -> None:
@@ -99,8 +103,8 @@ def report() -> None:
     curves: dict[str, list[tuple[int, float, float]]] = {}
     for batch in BATCHES:
         for rule in RULES:
-            rate = chosen(rule, batch, there)
-            if rate is None:
+            rate, untried = chosen(rule, batch, there)
+            if untried:
                 continue
             seeds = [there[rule, batch, rate, seed] for seed in SEEDS if (rule, batch, rate, seed) in there]
             if not seeds:
@@ -130,19 +134,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--report", action="store_true", help="only write the table and the plot")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "large_batch", help="run directories")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, on a share of the cores each")
     options = parser.parse_args()
     ready()
-    for task in () if options.report else missing(options.runs):
-        optim = task.config.optim
-        try:
-            result = measure(task)
-        except BadInput as error:  # it diverged, which is a result, without figures
-            print(error, flush=True)
-            nan = math.nan
-            result = Result(*task.key, digest(task.config), nan, nan, nan, nan, nan, nan, nan, {}, "diverged")
-        results.append(OUT, result)
-        print(f"{task.key.experiment} rate {optim.rate:g} seed {task.key.seed}: top-1 error {result.top1_error:.4f}, "
-              f"training {result.train_error:.4f}, {result.seconds:.0f} s", flush=True)  # fmt: skip
+    while not options.report and (tasks := missing(options.runs)):
+        for task, ended in run_all(tasks, options.jobs):
+            if isinstance(ended, BadInput) and "not finite" in str(ended):  # a result, without figures
+                nan = math.nan
+                ended = Result(*task.key, digest(task.config), nan, nan, nan, nan, nan, nan, nan, {}, "diverged")
+            elif isinstance(ended, Exception):
+                raise ended
+            results.append(OUT, ended)
+            shutil.rmtree(task.run, ignore_errors=True)
+            rate, error = task.config.optim.rate, ended.top1_error
+            print(f"{task.key.experiment} rate {rate:g} seed {task.key.seed}: top-1 error {error:.4f}, training "
+                  f"{ended.train_error:.4f}, {ended.seconds:.0f} s", flush=True)  # fmt: skip
     report()
 
 

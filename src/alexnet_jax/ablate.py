@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
+from multiprocessing.queues import Queue
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Annotated
 
@@ -47,7 +49,7 @@ class Options:
     out: Path = Path("experiments/results")
     """results as JSON lines, and the table as Markdown, JSON and a plot"""
     jobs: int = 1
-    """runs at a time on this machine, in a process each"""
+    """runs at a time on this machine, in a process each, on its share of the CPU's cores"""
     runs: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/ablate")
     """run directories, which are removed once they are measured"""
     keep: bool = False
@@ -76,7 +78,10 @@ def run_all(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, Result | E
         return
     # Spawned, as a process with JAX's threads must not be forked. A process for each run, whose memory ends with it.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, _begin, max_tasks_per_child=1) as pool:
+    shares: Queue[set[int]] = context.Queue()
+    for share in shares_of_cores(jobs):
+        shares.put(share)
+    with ProcessPoolExecutor(jobs, context, _begin, (shares,), max_tasks_per_child=1) as pool:
         futures: dict[Future[Result], Task] = {pool.submit(measure, task): task for task in tasks}
         try:
             for future in as_completed(futures):
@@ -92,10 +97,20 @@ def run_all(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, Result | E
             pool.shutdown(cancel_futures=True)
 
 
-def _begin() -> None:
+def shares_of_cores(jobs: int) -> list[set[int]]:
+    """The cores of each job. Two runs on a core each take a third less time than one after the other on both cores."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []  # macOS has none
+    return [set(cores[job::jobs]) or set(cores) for job in range(jobs)]
+
+
+def _begin(shares: "Queue[set[int]]") -> None:
     """Runs in a process of `--jobs` before its run."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    ready()
+    share = shares.get()
+    Finalize(None, shares.put, (share,), exitpriority=0)
+    if share:
+        os.sched_setaffinity(0, share)
+    ready("1,1" if len(share) == 1 else "auto")
 
 
 def _end_with_parent() -> None:
@@ -108,11 +123,11 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def ready() -> None:
+def ready(mesh: str = "auto") -> None:
     """Makes a process ready for runs, as those of `train` are."""
     command_line.keep_compiled()
     command_line.keep_memory()
-    command_line.make_cpu_devices()
+    command_line.make_cpu_devices(mesh)
 
 
 def write(out: Path, found: Sequence[Result], rows: Sequence[table.Row], about: str) -> None:

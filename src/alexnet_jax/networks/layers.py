@@ -12,11 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.typing import ArrayLike
 
 from alexnet_jax.config import Pool, ResponseNorm, pooled
-
-PARTS = 128
-"""the most parts that a batch is cut into for a kernel gradient on a CPU: each part takes time to compile"""
 
 
 def activation(name: str) -> Callable[[Array], Array]:
@@ -128,25 +126,62 @@ def _convolution_bwd(
     x_BHWC, kernel_HWIO = saved
     (of_x,) = jax.vjp(lambda x: _convolve(x, kernel_HWIO, stride, padding, precision), x_BHWC)[1](g_BhwO)
 
-    def at_once(x_BHWC: Array, g_BhwO: Array, convolve: Callable[..., Array] = _convolve) -> Array:
+    def at_once(x_BHWC: Array, g_BhwO: Array) -> Array:
         kernel = kernel_HWIO.astype(g_BhwO.dtype)
-        return jax.vjp(lambda kernel: convolve(x_BHWC, kernel, stride, padding, precision), kernel)[1](g_BhwO)[0]
+        return jax.vjp(lambda kernel: _convolve(x_BHWC, kernel, stride, padding, precision), kernel)[1](g_BhwO)[0]
 
     def in_parts(x_BHWC: Array, g_BhwO: Array) -> Array:
-        # This gradient is a convolution whose kernel is all of g. On a CPU it takes up to five times as long once g is
-        # larger than the caches, so the batch is cut into parts. Every part yields a sum as large as the kernel, so a
-        # small kernel can have small parts.
-        part = min(max(1 << 20, 8 * kernel_HWIO.size * kernel_HWIO.dtype.itemsize), 8 << 20)
-        pictures = max(1, part // (math.prod(g_BhwO.shape[1:]) * g_BhwO.dtype.itemsize), -(-len(g_BhwO) // PARTS))
-        starts = range(0, len(g_BhwO), pictures)
-        x_BHWC, wide = (array.astype(jnp.promote_types(array.dtype, jnp.float32)) for array in (x_BHWC, g_BhwO))
-        sums = [at_once(x_BHWC[start : start + pictures], wide[start : start + pictures], _plain) for start in starts]
-        return jax.tree.reduce(jnp.add, sums).astype(g_BhwO.dtype)
+        return _kernel_gradient_in_parts(x_BHWC, g_BhwO, kernel_HWIO, stride, padding, precision).astype(g_BhwO.dtype)
 
     return of_x, lax.platform_dependent(x_BHWC, g_BhwO, cpu=in_parts, default=at_once)
 
 
 _convolution.defvjp(_convolution_fwd, _convolution_bwd)
+
+
+def _kernel_gradient_in_parts(
+    x_BHWC: Array,
+    g_BhwO: Array,
+    kernel_HWIO: Array,
+    stride: int,
+    padding: tuple[int, int],
+    precision: str | None,
+) -> Array:
+    """The gradient by the kernels, for XLA's CPU compiler.
+
+    It is a convolution whose kernel is all of g. On a CPU it takes up to five times as long once g is larger than the
+    caches, so the batch is cut into parts. Every part yields a sum as large as the kernel, so a small kernel can have
+    small parts. A loop over them keeps the program small. In a loop XLA's CPU compiler does not change a convolution
+    into the one order of axes that it computes fast (a matter of 36 times), so it is written in that order here.
+    """
+    bytes_of_part = min(max(1 << 20, 8 * kernel_HWIO.size * kernel_HWIO.dtype.itemsize), 8 << 20)
+    images = max(1, bytes_of_part // (math.prod(g_BhwO.shape[1:]) * g_BhwO.dtype.itemsize))
+    loops = (len(x_BHWC) - 1) // images
+    first = len(x_BHWC) - loops * images
+    x_BHWC, g_BhwO = (array.astype(jnp.promote_types(array.dtype, jnp.float32)) for array in (x_BHWC, g_BhwO))
+    after = [
+        kernel + (maps - 1) * stride - side - padding[0]
+        for kernel, maps, side in zip(kernel_HWIO.shape[:2], g_BhwO.shape[1:3], x_BHWC.shape[1:3], strict=True)
+    ]
+
+    def part(start: ArrayLike, images: int) -> Array:
+        x, g = (lax.dynamic_slice_in_dim(array, start, images) for array in (x_BHWC, g_BhwO))
+        return lax.conv_general_dilated(
+            jnp.transpose(x, (3, 1, 2, 0)),
+            jnp.transpose(g, (1, 2, 0, 3)),
+            (1, 1),
+            [(padding[0], end) for end in after],
+            rhs_dilation=(stride, stride),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            precision=precision,
+        )
+
+    total_IHWO = part(0, first)
+    if loops:
+        total_IHWO = lax.fori_loop(
+            0, loops, lambda count, total: total + part(first + count * images, images), total_IHWO
+        )
+    return jnp.transpose(total_IHWO, (1, 2, 0, 3))
 
 
 def convolve_locally(x_BHWC: Array, kernel_hwIO: Array, size: int, stride: int, padding: tuple[int, int]) -> Array:
