@@ -17,8 +17,8 @@ from statistics import fmean, stdev
 from typing import Literal
 
 from alexnet_jax.ablate import ready, run_all
-from alexnet_jax.ablation import results
-from alexnet_jax.ablation.measure import Task, key_of
+from alexnet_jax.ablation import rates, results
+from alexnet_jax.ablation.measure import Task, key_of, measure
 from alexnet_jax.ablation.results import Result, digest
 from alexnet_jax.config import BadInput, Config, Schedule, preset
 from alexnet_jax.data.records import EMBEDDED, Records
@@ -28,10 +28,8 @@ ROOT = Path(__file__).parent.parent
 OUT = ROOT / "experiments" / "results" / "large_batch"
 BATCHES = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
 RULES: tuple[Literal["sgd", "lars"], ...] = ("sgd", "lars")
-# The search begins here for a batch of 64, and for others at this times the root of the batch over 64.
 RATES = {"sgd": 0.04, "lars": 4.0}
-DOUBLINGS = 6
-"""the farthest that the search goes from where it began"""
+"""where the search for the learning rate begins, for a batch of 64"""
 TRIAL, SEEDS = 100, range(5)
 NAMES = {"sgd": "momentum", "lars": "LARS"}
 
@@ -43,8 +41,9 @@ def config_of(rule: Literal["sgd", "lars"], batch: int, rate: float, seed: int) 
     return replace(base, optim=optim, seed=seed)
 
 
-def rate_of(rule: str, batch: int, doublings: int) -> float:
-    return float(f"{RATES[rule] * (batch / 64) ** 0.5 * 2.0**doublings:.3g}")
+def first_rate(rule: str, batch: int) -> float:
+    """Where the search begins: at the root of the batch times what it is for a batch of 64."""
+    return RATES[rule] * math.sqrt(batch / 64)
 
 
 def task_of(rule: Literal["sgd", "lars"], batch: int, rate: float, seed: int, runs: Path) -> Task:
@@ -63,7 +62,7 @@ def known() -> Runs:
         (rule, batch, rate, seed): found[digest(config_of(rule, batch, rate, seed)), seed]
         for rule in RULES
         for batch in BATCHES
-        for rate in (rate_of(rule, batch, doublings) for doublings in range(-DOUBLINGS, DOUBLINGS + 1))
+        for rate in rates.candidates(first_rate(rule, batch))
         for seed in (TRIAL, *SEEDS)
         if (digest(config_of(rule, batch, rate, seed)), seed) in found
     }
@@ -71,23 +70,21 @@ def known() -> Runs:
 
 def chosen(rule: str, batch: int, there: Runs) -> tuple[float, list[float]]:
     """The best rate so far by the training error, and those of its neighbours that are still to be tried."""
-    trials = {}
-    for doublings in range(-DOUBLINGS, DOUBLINGS + 1):
-        one = there.get((rule, batch, rate_of(rule, batch, doublings), TRIAL))
-        if one is not None:
-            trials[doublings] = math.inf if math.isnan(one.train_error) else one.train_error
-    if not trials:
-        return math.nan, [rate_of(rule, batch, doublings) for doublings in (0, 1)]
-    best = min(trials, key=lambda doublings: trials[doublings])
-    neighbours = [one for one in (best - 1, best + 1) if one not in trials and abs(one) <= DOUBLINGS]
-    return rate_of(rule, batch, best), [rate_of(rule, batch, one) for one in neighbours]
+    trials = {
+        rate: one.train_error for (*of, rate, seed), one in there.items() if of == [rule, batch] and seed == TRIAL
+    }
+    return rates.search(
+        first_rate(rule, batch), {rate: math.inf if math.isnan(error) else error for rate, error in trials.items()}
+    )
 
 
 def missing(runs: Path) -> list[Task]:
     """What is to be measured next: trials, then seed by seed, so that an early end leaves whole curves."""
     there = known()
     best = {(rule, batch): chosen(rule, batch, there) for rule in RULES for batch in BATCHES}
-    trials = [task_of(rule, batch, rate, TRIAL, runs) for (rule, batch), (_, rates) in best.items() for rate in rates]
+    trials = [
+        task_of(rule, batch, rate, TRIAL, runs) for (rule, batch), (_, untried) in best.items() for rate in untried
+    ]
     return trials or [
         task_of(rule, batch, rate, seed, runs)
         for seed in SEEDS
@@ -138,7 +135,7 @@ def main() -> None:
     options = parser.parse_args()
     ready()
     while not options.report and (tasks := missing(options.runs)):
-        for task, ended in run_all(tasks, options.jobs):
+        for task, ended in run_all(tasks, options.jobs, measure):
             if isinstance(ended, BadInput) and "not finite" in str(ended):  # a result, without figures
                 nan = math.nan
                 ended = Result(*task.key, digest(task.config), nan, nan, nan, nan, nan, nan, nan, {}, "diverged")

@@ -7,14 +7,14 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from multiprocessing.queues import Queue
 from multiprocessing.util import Finalize
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import tyro
 from rich import progress
@@ -22,7 +22,7 @@ from rich.console import Console
 
 from alexnet_jax import command_line
 from alexnet_jax.ablation import experiments, forest, plan, results, table
-from alexnet_jax.ablation.measure import Task, measure
+from alexnet_jax.ablation.measure import measure
 from alexnet_jax.ablation.results import Result
 from alexnet_jax.config import BadInput
 from alexnet_jax.data.records import EMBEDDED, TRAIN, Records
@@ -67,7 +67,13 @@ def seeds_of(text: str) -> range:
     return seeds
 
 
-def run_all(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, Result | Exception]]:
+A_TASK = TypeVar("A_TASK")
+ITS_RESULT = TypeVar("ITS_RESULT")
+
+
+def run_all(
+    tasks: Sequence[A_TASK], jobs: int, measure: Callable[[A_TASK], ITS_RESULT]
+) -> Iterator[tuple[A_TASK, ITS_RESULT | Exception]]:
     """Each run with its result, or with what went wrong, in the order in which they end."""
     if jobs == 1 or len(tasks) == 1:
         for task in tasks:
@@ -82,7 +88,7 @@ def run_all(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, Result | E
     for share in shares_of_cores(jobs):
         shares.put(share)
     with ProcessPoolExecutor(jobs, context, _begin, (shares,), max_tasks_per_child=1) as pool:
-        futures: dict[Future[Result], Task] = {pool.submit(measure, task): task for task in tasks}
+        futures: dict[Future[ITS_RESULT], A_TASK] = {pool.submit(measure, task): task for task in tasks}
         try:
             for future in as_completed(futures):
                 error = future.exception()
@@ -170,7 +176,7 @@ def ablate() -> None:
     try:
         with bar:
             shown = bar.add_task("runs", total=len(missing))
-            for task, ended in run_all(missing, options.jobs):
+            for task, ended in run_all(missing, options.jobs, measure):
                 name = f"{task.key.experiment} seed {task.key.seed}"
                 if isinstance(ended, Result):
                     results.append(options.out, ended)
