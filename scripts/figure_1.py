@@ -24,10 +24,11 @@ import jax
 from alexnet_jax.ablate import ready, run_all
 from alexnet_jax.ablation import rates
 from alexnet_jax.ablation.table import interval
-from alexnet_jax.config import BadInput, Config, preset
+from alexnet_jax.config import Config, preset
 from alexnet_jax.data.records import TRAIN, Records
 from alexnet_jax.networks.drawing import INK, LANES, drawn
 from alexnet_jax.training.fit import fit
+from alexnet_jax.training.not_finite import NotFinite
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "experiments" / "results" / "figure_1"
@@ -94,9 +95,7 @@ def measure(task: Task) -> Curve:
     for epochs in range(CHECKED, EPOCHS + 1, CHECKED):
         try:
             fit(config, task.run, task.data, steps=epochs * each, progress=False, log_every=each)
-        except BadInput as error:
-            if "not finite" not in str(error):
-                raise
+        except NotFinite:
             break
         lines = map(json.loads, (task.run / "metrics.jsonl").read_text().splitlines())
         curve = replace(curve, errors=[line["train/top1_error"] for line in lines if "train/top1_error" in line])

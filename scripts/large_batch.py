@@ -20,9 +20,10 @@ from alexnet_jax.ablate import ready, run_all
 from alexnet_jax.ablation import rates, results
 from alexnet_jax.ablation.measure import Task, key_of, measure
 from alexnet_jax.ablation.results import Result, digest
-from alexnet_jax.config import BadInput, Config, Schedule, preset
+from alexnet_jax.config import Config, Schedule, preset
 from alexnet_jax.data.records import EMBEDDED, Records
 from alexnet_jax.networks.drawing import INK, LANES, drawn
+from alexnet_jax.training.not_finite import NotFinite
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "experiments" / "results" / "large_batch"
@@ -136,7 +137,7 @@ def main() -> None:
     ready()
     while not options.report and (tasks := missing(options.runs)):
         for task, ended in run_all(tasks, options.jobs, measure):
-            if isinstance(ended, BadInput) and "not finite" in str(ended):  # a result, without figures
+            if isinstance(ended, NotFinite):  # a result, without figures
                 nan = math.nan
                 ended = Result(*task.key, digest(task.config), nan, nan, nan, nan, nan, nan, nan, {}, "diverged")
             elif isinstance(ended, Exception):

@@ -18,7 +18,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
-from alexnet_jax.config import BadInput, Model
+from alexnet_jax.config import Model
 from alexnet_jax.networks import functional
 from alexnet_jax.training import processes
 from alexnet_jax.training.not_finite import ADVICE, NotFinite
@@ -196,9 +196,9 @@ class Watch:
         figures = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if not all(map(math.isfinite, figures.values())):
             raise NotFinite(
-                done,
                 f"the loss is no longer finite at step {done} (loss {figures['loss']:g}, size of the update "
                 f"{figures['update_norm']:g})",
+                done,
             )
         self._steps += 1
         for name, value in (figures | {"steps": 1}).items():
@@ -225,7 +225,7 @@ class Watch:
     def validated(self, done: int, figures: dict[str, float], crops: int) -> None:
         """Logs the figures of a validation, and leaves its time out of images per second."""
         if not math.isfinite(figures["loss"]):
-            raise BadInput(f"the validation loss is not finite after step {done}; {ADVICE}")
+            raise NotFinite(f"the validation loss is not finite after step {done}; {ADVICE}")
         self._log.write(
             done, epoch=self._epoch(done), **{f"{validation(crops)}/{key}": value for key, value in figures.items()}
         )

@@ -15,20 +15,22 @@ ADVICE = "earlier checkpoints are kept; try a smaller --optim.rate in another --
 
 
 class NotFinite(BadInput):
-    """The figures of a step are not finite."""
+    """A loss is not finite. `step` is that of training whose place is still to be found."""
 
-    def __init__(self, step: int, said: str) -> None:
+    def __init__(self, said: str, step: int | None = None) -> None:
         super().__init__(said)
         self.step = step
 
 
 @contextmanager
 def explained(where: Callable[[int], str]) -> Iterator[None]:
-    """Adds `where(step)`, the place, to the sentence about a step that is not finite. Raises BadInput."""
+    """Adds `where(step)`, the place, to the sentence about a step that is not finite. Raises NotFinite."""
     try:
         yield
     except NotFinite as error:
-        raise BadInput(f"{error}: {where(error.step)}; {ADVICE}") from None
+        if error.step is None:
+            raise
+        raise NotFinite(f"{error}: {where(error.step)}; {ADVICE}") from None
 
 
 def place(model: Model | None, activations: Any, loss: Any, gradients: dict[str, Any]) -> str:
