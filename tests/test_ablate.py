@@ -23,6 +23,7 @@ from alexnet_jax.ablation.results import Key, Result, digest
 from alexnet_jax.config import BadInput, Config
 from alexnet_jax.training import checkpoint
 
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 SAME = """
 from dataclasses import replace
 
@@ -92,15 +93,14 @@ def test_runs_are_ordered_so_that_an_early_end_leaves_pairs(place: Path, tiny: C
         ("baseline", 5), ("no_dropout", 5), ("baseline", 6), ("no_dropout", 6)
     ]  # fmt: skip
     assert len({task.run for task in asked.tasks}) == 10
-    assert [five.key.seed for five in asked.fives] == [5]
+    assert [average.task.key[:2] for average in asked.averages] == [("five_networks", 5)]
 
 
 def test_the_errors_are_those_of_evaluate_and_networks_are_averaged(
     place: Path, tiny_file: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two networks in place of five. Their loss is less than the mean of the two losses: the logarithm is concave."""
-    monkeypatch.setattr(plan, "MEMBERS", 2)
-    monkeypatch.setattr(table, "MEMBERS", 2)
+    monkeypatch.setitem(table.AVERAGES, "five_networks", {"baseline": 2})
     ended = ablate(place, tiny_file, tiny_data, "--seeds", 2, "--keep", files=("same",))
     assert ended.code == 0, ended.err
     runs = sorted((place / "runs").glob("*/*"))
@@ -116,6 +116,38 @@ def test_the_errors_are_those_of_evaluate_and_networks_are_averaged(
     said = json.loads(run_command("evaluate", *runs, "--json", "--mesh", "1,2").out)
     assert (said["loss"], len(said["checkpoints"])) == (pytest.approx(both), 2)
     assert "give a run" in run_command("evaluate").refused
+
+
+def test_runs_start_from_other_weights(place: Path, tiny_file: Path, tiny_data: Path) -> None:
+    """With a rate of nearly 0 an experiment that starts from a trained network has that network's errors."""
+    assert ablate(place, tiny_file, tiny_data, "--seeds", 1, "--keep", files=("same",)).code == 0
+    (trained,) = (place / "runs").glob("*/*")
+    trained.rename(place / "trained_0")
+    text = (
+        "from dataclasses import replace\n"
+        f"INIT = '{place}/trained_{{seed}}'\n"
+        "def change(base):\n    return replace(base, optim=replace(base.optim, rate=1e-30))\n"
+    )
+    (place / "still.py").write_text(text)
+    ended = ablate(place, tiny_file, tiny_data, "--seeds", 2, files=("still",))
+    assert (ended.code, "still seed 1 failed: there is no" in ended.err) == (1, True), ended.err
+    found = {(line["experiment"], line["seed"]): line for line in lines(place)}
+    assert found["still", 0]["loss"] == pytest.approx(found["baseline", 0]["loss"])
+    assert found["still", 0]["loss"] != pytest.approx(found["baseline", 1]["loss"])
+
+
+def test_seven_networks_of_two_kinds(place: Path, tiny: Config, tiny_data: Path) -> None:
+    (place / "six_conv.py").write_text((EXPERIMENTS / "six_conv.py").read_text())
+    asked = plan.plan([load(place / "six_conv.py")], tiny, range(5), tiny_data, 2, place / "runs")
+    five, seven = asked.averages
+    assert [member.key[:2] for member in five.members] == [("baseline", seed) for seed in range(5)]
+    assert seven.members == [
+        *five.members,
+        *(task for task in asked.tasks if task.key[:2] in [("six_conv", 0), ("six_conv", 1)]),
+    ]
+    of_all = [result("baseline", seed, 0.1 + seed / 100) for seed in range(5)] + [result("seven_networks", 0, 0.1)]
+    row = next(row for row in table.rows(of_all, table.OF_THE_BASELINE) if row.experiment == "seven_networks")
+    assert (row.difference, row.paper) == (pytest.approx(-2), (-4.0, -2.8))
 
 
 def test_a_killed_ablation_goes_on(place: Path, tiny_file: Path, tiny_data: Path) -> None:

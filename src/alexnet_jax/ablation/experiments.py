@@ -21,6 +21,8 @@ class Experiment:
     """the rise of the errors on ImageNet that the paper reports"""
     logs: Points | None = None
     """and that the notes in the code of 2012 report"""
+    init: str | None = None
+    """the run or the weights that its runs start from; {seed} in it stands for the seed"""
 
     def config(self, base: Config, seed: int) -> Config:
         """The config of one run. Raises BadInput if `change` returns none, and whatever it raises."""
@@ -37,12 +39,12 @@ def baseline() -> Experiment:
 def load(path: Path) -> Experiment:
     """The experiment in a Python file, named after it.
 
-    The file defines `change(base) -> Config`, and may define PAPER and LOGS_2012, (top-1, top-5) in points. Raises
-    BadInput.
+    The file defines `change(base) -> Config`. It may define PAPER and LOGS_2012, (top-1, top-5) in points, and INIT,
+    the weights to start from. Raises BadInput.
     """
     names = names_in(str(path))
     if not callable(names.get("change")):
         raise BadInput(f"{path} does not define change(base), a function from one Config to another")
     if path.stem == BASELINE:
         raise BadInput(f"{path} has the name of the baseline; give it another")
-    return Experiment(path.stem, names["change"], names.get("PAPER"), names.get("LOGS_2012"))
+    return Experiment(path.stem, names["change"], names.get("PAPER"), names.get("LOGS_2012"), names.get("INIT"))

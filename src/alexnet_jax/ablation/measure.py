@@ -31,6 +31,8 @@ class Task:
     """its run directory"""
     directory: Path | None
     """of the images; None for the embedded ones"""
+    init: Path | None = None
+    """the run or the weights that it starts from"""
 
 
 def key_of(experiment: str, config: Config, records: Records, steps: int | None) -> Key:
@@ -42,7 +44,7 @@ def key_of(experiment: str, config: Config, records: Records, steps: int | None)
 def measure(task: Task) -> Result:
     """Trains a run, or continues it, and measures it. Raises what `fit` raises."""
     began = time.perf_counter()
-    fit(task.config, task.run, task.directory, steps=task.key.steps, progress=False)
+    fit(task.config, task.run, task.directory, steps=task.key.steps, init=task.init, progress=False)
     return measure_runs(task, [task.run], began)
 
 

@@ -10,11 +10,20 @@ from alexnet_jax.ablation import results
 from alexnet_jax.ablation.experiments import BASELINE, Experiment, baseline
 from alexnet_jax.ablation.measure import Task, key_of, measure_runs
 from alexnet_jax.ablation.results import Result, digest
-from alexnet_jax.ablation.table import FIVE, MEMBERS
+from alexnet_jax.ablation.table import AVERAGES
 from alexnet_jax.config import BadInput, Config, diff
 from alexnet_jax.data.records import EMBEDDED, Records
 from alexnet_jax.training.fit import fit_classes
 from alexnet_jax.training.meter import check_fit
+
+
+@dataclass(frozen=True)
+class Average:
+    """Networks whose probabilities are averaged."""
+
+    task: Task
+    """its seed is the first of theirs"""
+    members: list[Task]
 
 
 @dataclass(frozen=True)
@@ -23,8 +32,7 @@ class Plan:
 
     tasks: list[Task]
     """seed by seed and the baseline first, so that an ablation that ends early still has pairs"""
-    fives: list[Task]
-    """the baseline's networks, five by five; the seed is that of the first"""
+    averages: list[Average]
     refused: dict[str, str]
     """experiments that this base or this data cannot have, and why"""
     idle: list[str]
@@ -43,15 +51,16 @@ def plan(
         config = experiment.config(base, seed)
         check_fit(fit_classes(config, records), records)
         key = key_of(name or experiment.name, config, records, steps)
-        run = runs / key.data / f"{digest(config)}-{key.steps}-{seed}"
-        return Task(key, config, run, data)
+        init = Path(experiment.init.format(seed=seed)) if experiment.init else None
+        run = f"{digest(config)}-{key.steps}-{seed}" + (f"-{experiment.name}" if init else "")
+        return Task(key, config, runs / key.data / run, data, init)
 
     tasks = []
     for seed in seeds:
         for experiment in (baseline(), *experiments):
             try:
                 one = task(experiment, seed)
-                if experiment.name != BASELINE and not diff(replace(base, seed=seed), one.config):
+                if experiment.name != BASELINE and not one.init and not diff(replace(base, seed=seed), one.config):
                     idle[experiment.name] = None
                 else:
                     tasks.append(one)
@@ -60,38 +69,40 @@ def plan(
                     raise
                 said = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
                 refused[experiment.name] = said
-    firsts = [seed for seed in seeds if seed % MEMBERS == 0 and seed + MEMBERS - 1 in seeds]
-    return Plan(tasks, [task(baseline(), seed, FIVE) for seed in firsts], refused, list(idle))
+    by_run = {(task.key.experiment, task.key.seed): task for task in tasks}
+    averages = []
+    for name, kinds in AVERAGES.items():
+        for seed in seeds[:: kinds[BASELINE]] if seeds.start % kinds[BASELINE] == 0 else ():
+            runs_of = [(kind, one) for kind, count in kinds.items() for one in range(seed, seed + count)]
+            if all(run in by_run for run in runs_of):
+                averages.append(Average(task(baseline(), seed, name), [by_run[run] for run in runs_of]))
+    return Plan(tasks, averages, refused, list(idle))
 
 
 def known(asked: Plan, out: Path) -> results.Known:
     """What is measured already of a plan."""
-    return results.known(results.read(out), {task.key: digest(task.config) for task in (*asked.tasks, *asked.fives)})
+    tasks = [*asked.tasks, *(average.task for average in asked.averages)]
+    return results.known(results.read(out), {task.key: digest(task.config) for task in tasks})
 
 
 def finish(asked: Plan, out: Path, *, keep: bool) -> list[str]:
-    """Measures the averages of five networks that can be measured, and removes the runs that nobody needs any more.
+    """Measures the averages whose networks are trained, and removes the runs that nobody needs any more.
 
-    Returns a sentence for each five whose networks are not all on this machine.
+    Returns a sentence for each average whose networks are not all on this machine.
     """
     lost = []
     measured = known(asked, out).results
-    runs = {task.key.seed: task.run for task in asked.tasks if task.key.experiment == BASELINE}
     waiting: set[Path] = set()
-    for five in asked.fives:
-        seeds = range(five.key.seed, five.key.seed + MEMBERS)
-        members = [runs[seed] for seed in seeds]
-        done = [task.key for task in asked.tasks if task.run in members and task.key in measured]
-        if five.key in measured:
+    for average in asked.averages:
+        key, members = average.task.key, [member.run for member in average.members]
+        if key in measured:
             continue
-        if len(done) < MEMBERS:
+        if not all(member.key in measured for member in average.members):
             waiting.update(members)
         elif all(member.is_dir() for member in members):
-            results.append(out, measure_runs(five, members, time.perf_counter()))
+            results.append(out, measure_runs(average.task, members, time.perf_counter()))
         else:
-            lost.append(
-                f"{FIVE}, seeds {seeds[0]} to {seeds[-1]}: not all of the trained networks are on this machine."
-            )
+            lost.append(f"{key.experiment}, seed {key.seed} on: not all of the trained networks are on this machine.")
     for task in asked.tasks:
         if not keep and task.key in measured and task.run not in waiting:
             shutil.rmtree(task.run, ignore_errors=True)
