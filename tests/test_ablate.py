@@ -1,6 +1,7 @@
 """ablate: experiments measured against a baseline over seeds, its interruptions, and its table."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -17,10 +18,11 @@ from conftest import Ended, run_command
 from scipy import stats
 
 import alexnet_jax as alexnet
-from alexnet_jax.ablation import forest, plan, results, table
+from alexnet_jax.ablation import plan, plots, results, table
 from alexnet_jax.ablation.experiments import load
 from alexnet_jax.ablation.results import Key, Result, digest
-from alexnet_jax.config import BadInput, Config
+from alexnet_jax.config import BadInput, Config, diff
+from alexnet_jax.networks import functional
 from alexnet_jax.training import checkpoint
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -248,8 +250,26 @@ def test_a_table_without_its_library_says_what_to_install(monkeypatch: pytest.Mo
 
 def test_the_plot_has_a_line_for_each_row(tmp_path: Path) -> None:
     lines = [result(name, seed, 0.1 + 0.01 * seed) for name in ("baseline", "other") for seed in range(3)]
-    forest.draw(tmp_path / "plot.svg", table.rows(lines, {}), "title")
+    plots.forest(tmp_path / "plot.svg", table.rows(lines, {}), "title")
     assert "<!-- one crop -->" in (tmp_path / "plot.svg").read_text()
+
+
+def test_the_exchange_is_plotted_for_networks_that_differ_in_their_columns(tmp_path: Path, tiny: Config) -> None:
+    changed = {path.stem: load(path).config(tiny, 1) for path in EXPERIMENTS.glob("*.py")}
+    sent = {name: plots.bytes_exchanged(tiny, config) for name, config in changed.items() if diff(tiny, config)}
+    there = {name: count for name, count in sent.items() if count is not None}
+    of_columns = ("blind_columns", "four_columns", "meet_at_conv3", "meet_at_conv4", "meet_at_fc", "meet_everywhere")
+    assert set(of_columns) | {"one_column"} <= set(there)
+    assert not {"no_lrn", "half", "no_conv3", "lrn_across_columns"} & set(there)
+    # Each column sends its half of what conv3, fc6 and fc7 read, and takes as many gradients. The logits are summed.
+    acts = functional.activation_shapes(tiny.model)
+    read = [math.prod(acts[name].shape[1:]) for name in ("pool2", "pool5", "fc6")]
+    assert plots.bytes_exchanged(tiny, tiny) == 2 * 4 * (sum(read) + tiny.model.classes)
+    assert (there["one_column"], there["blind_columns"]) == (0, 2 * 4 * tiny.model.classes)
+    assert there["meet_at_conv3"] + there["meet_at_fc"] - there["blind_columns"] == plots.bytes_exchanged(tiny, tiny)
+    lines = [result(name, seed, 0.1 + 0.01 * seed) for name in ("baseline", *there) for seed in range(3)]
+    plots.exchange(tmp_path / "plot.svg", table.rows(lines, {}), {"baseline": 0.0, **there}, "title")
+    assert "<!-- meet at conv3 -->" in (tmp_path / "plot.svg").read_text()
 
 
 @pytest.mark.parametrize(

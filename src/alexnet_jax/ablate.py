@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -21,7 +21,7 @@ from rich import progress
 from rich.console import Console
 
 from alexnet_jax import command_line
-from alexnet_jax.ablation import experiments, forest, plan, results, table
+from alexnet_jax.ablation import experiments, plan, plots, results, table
 from alexnet_jax.ablation.measure import measure
 from alexnet_jax.ablation.results import Result
 from alexnet_jax.config import BadInput
@@ -136,12 +136,14 @@ def ready(mesh: str = "auto") -> None:
     command_line.make_cpu_devices(mesh)
 
 
-def write(out: Path, found: Sequence[Result], rows: Sequence[table.Row], about: str) -> None:
-    """The table as Markdown, JSON and a plot."""
+def write(out: Path, found: Sequence[Result], rows: Sequence[table.Row], sent: Mapping[str, float], about: str) -> None:
+    """The table as Markdown, JSON and plots."""
     (out / "table.md").write_text(table.markdown(rows, found, about))
     lines = [asdict(row) | {"verdict": row.verdict} for row in rows]
     (out / "table.json").write_text(json.dumps(lines, indent=1) + "\n")
-    forest.draw(out / "forest.svg", rows, about)
+    plots.forest(out / "forest.svg", rows, about)
+    if sum(row.experiment in sent for row in rows) > 1:
+        plots.exchange(out / "exchange.svg", rows, sent, about)
 
 
 def ablate() -> None:
@@ -197,7 +199,8 @@ def ablate() -> None:
         about = f"{base.preset}, {records.examples(TRAIN):,} images, {found[0].steps:,} steps."
         figures = {one.name: (one.paper, one.logs) for one in all_of_them}
         rows = table.rows(found, figures | table.OF_THE_BASELINE)
-        write(options.out, found, rows, about)
+        sent = {task.key.experiment: plots.bytes_exchanged(base, task.config) for task in asked.tasks if not task.init}
+        write(options.out, found, rows, {name: count for name, count in sent.items() if count is not None}, about)
         console.print(f"\n{options.out / 'table.md'}:\n\n{table.markdown(rows, found, about)}", markup=False)
     for name, why in failed.items():
         print(f"{name} failed: {why}", file=sys.stderr)

@@ -1,0 +1,65 @@
+"""The table as plots: the differences with their intervals, and what the exchange of the columns buys."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from alexnet_jax.ablation.experiments import BASELINE
+from alexnet_jax.ablation.table import Row
+from alexnet_jax.config import Config, ModelConfig, diff
+from alexnet_jax.networks import traffic
+from alexnet_jax.networks.drawing import INK, LANES, drawn
+
+NO_DIFFERENCE, DIFFERENCE, PAPER = INK, LANES[0], LANES[1]
+
+
+def forest(path: Path, rows: Sequence[Row], title: str) -> None:
+    """Every difference with its interval, and the paper's beside it. Raises BadInput if it cannot be drawn."""
+    with drawn(path, (7, 0.9 + 0.27 * len(rows))) as axes:
+        for y, row in enumerate(reversed(rows)):
+            colour = NO_DIFFERENCE if row.verdict not in ("higher", "lower") else DIFFERENCE
+            if row.low is not None and row.high is not None:
+                axes.plot([row.low, row.high], [y, y], color=colour, linewidth=2)
+            axes.plot([row.difference], [y], "o", color=colour, markersize=5)
+            if row.paper:
+                axes.plot([row.paper[0]], [y], "d", color=PAPER, markersize=5, fillstyle="none")
+        axes.plot([], [], "o-", color=DIFFERENCE, label="here, 95 %")
+        axes.plot([], [], "o-", color=NO_DIFFERENCE, label="here, no difference after Holm's correction")
+        axes.plot([], [], "d", color=PAPER, fillstyle="none", label="the paper, on ImageNet")
+        axes.axvline(0, color=INK, linewidth=0.8)
+        axes.set_yticks(range(len(rows)), [row.experiment.replace("_", " ") for row in reversed(rows)])
+        axes.set(xlabel="top-1 error minus the baseline's, percentage points", ylim=(-0.7, len(rows) - 0.3))
+        axes.set_title(title, pad=24)
+        axes.grid(axis="x", color=INK, alpha=0.2)
+        axes.legend(frameon=False, fontsize=8, ncol=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+
+
+def bytes_exchanged(base: Config, config: Config) -> float | None:
+    """Bytes that the columns send each other for one image of training, with a device for each column.
+
+    None if the network differs from the base in more than its columns and where they meet.
+    """
+    only = {"model.columns", "model.meet", "seed"}
+    if not isinstance(config.model, ModelConfig) or not only.issuperset(diff(base, config)):
+        return None
+    devices = traffic.Devices(1, config.model.columns)
+    sent = traffic.plan(config, devices, config.optim.batch)
+    return traffic.bytes_per_image(sent, devices, config.optim.batch)
+
+
+def exchange(path: Path, rows: Sequence[Row], sent: Mapping[str, float], title: str) -> None:
+    """The difference of the error over the bytes exchanged. Raises BadInput if it cannot be drawn."""
+    shown = {row.experiment: row for row in rows if row.experiment in sent}
+    with drawn(path, (7, 4)) as axes:
+        for name, bytes_sent in sent.items():
+            row = shown.get(name)
+            if row is None and name != BASELINE:
+                continue
+            x, y = bytes_sent / 1000, row.difference if row else 0.0
+            if row and row.low is not None and row.high is not None:
+                axes.plot([x, x], [row.low, row.high], color=DIFFERENCE, linewidth=2)
+            axes.plot([x], [y], "o", color=DIFFERENCE if row else NO_DIFFERENCE)
+            axes.annotate(name.replace("_", " "), (x, y), (6, 4), textcoords="offset points", fontsize=8, color=INK)
+        axes.axhline(0, color=INK, linewidth=0.8)
+        axes.set(xlabel="kB exchanged for an image of training", ylabel="top-1 error minus the baseline's, points")
+        axes.set_title(title)
+        axes.grid(color=INK, alpha=0.2)
