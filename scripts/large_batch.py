@@ -27,7 +27,7 @@ from alexnet_jax.training.not_finite import NotFinite
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "experiments" / "results" / "large_batch"
-BATCHES = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
+BATCHES = (64, 256, 1024, 2048, 4096, 8192)
 RULES: tuple[Literal["sgd", "lars"], ...] = ("sgd", "lars")
 RATES = {"sgd": 0.04, "lars": 4.0}
 """where the search for the learning rate begins, for a batch of 64"""

@@ -18,7 +18,7 @@ from conftest import Ended, run_command
 from scipy import stats
 
 import alexnet_jax as alexnet
-from alexnet_jax.ablation import plan, plots, results, table
+from alexnet_jax.ablation import plan, plots, rates, results, table
 from alexnet_jax.ablation.experiments import load
 from alexnet_jax.ablation.results import Key, Result, digest
 from alexnet_jax.config import BadInput, Config, diff
@@ -246,6 +246,18 @@ def test_a_table_without_its_library_says_what_to_install(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "statsmodels.stats.multitest", None)
     with pytest.raises(BadInput, match=r"install alexnet_jax\[ablate\]"):
         table.rows([], {})
+
+
+@pytest.mark.parametrize(("best", "tried"), [(0.04, 3), (0.08, 3), (0.02, 4), (1.28, 7), (3.0, 7), (0.0001, 8)])
+def test_a_search_ends_when_both_neighbours_are_worse(best: float, tried: int) -> None:
+    """Rates above 2 diverge. The search goes six doublings far at most."""
+    measured: dict[float, float] = {}
+    chosen, untried = rates.search(0.04, measured)
+    while untried:
+        measured |= {rate: math.inf if rate > 2 else abs(math.log(rate / best)) for rate in untried}
+        chosen, untried = rates.search(0.04, measured)
+    assert chosen == min(max(best, 0.04 / 64), 1.28)
+    assert len(measured) == tried
 
 
 def test_the_plot_has_a_line_for_each_row(tmp_path: Path) -> None:
