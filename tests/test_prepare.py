@@ -525,6 +525,21 @@ def test_pixels_are_enlarged_and_converted_to_colour(tmp_path: Path) -> None:
     np.testing.assert_array_equal(image[..., 0], image[..., 2])
 
 
+def test_training_pictures_are_held_out_and_the_own_validation_pictures_left_out(tmp_path: Path) -> None:
+    images = write_idx(tmp_path / "src")
+    done = prepare(tmp_path / "src", tmp_path / "dst", "--validation-fraction", 0.25)
+    told = f"Validation: 3 of the training images; the 12 validation images of {tmp_path}/src are left out.\n"
+    assert told in done.out
+    records = Records(tmp_path / "dst")
+    assert [records.meta["splits"][split]["per_class"] for split in (TRAIN, VALIDATION)] == [[3, 3, 3], [1, 1, 1]]
+    stored = [records.gather(split, np.arange(count)) for split, count in ((TRAIN, 9), (VALIDATION, 3))]
+    pixels = np.concatenate([split["image"] for split in stored])[..., 0]
+    order = [int(np.flatnonzero((images == image).all(axis=(1, 2)))[0]) for image in pixels]
+    assert sorted(order) == list(range(12))
+    assert [place % 3 for place in order] == [label for split in stored for label in split["label"]]
+    assert "Validation:" not in prepare(tmp_path / "src", tmp_path / "whole").out
+
+
 # --- bad input
 
 
@@ -543,6 +558,8 @@ def test_bad_input_is_answered_with_one_sentence(folder: Path, tmp_path: Path) -
     assert "--size is 0; give at least 1" in refused(folder, dst, "--size", 0)
     assert "--max-rejected is 2.0" in refused(folder, dst, "--max-rejected", 2)
     assert "--classes gives 2 names" in refused(folder, dst, "--classes", "a", "b")
+    for fraction in (0.0, 1.0, "nan"):
+        assert "give more than 0 and less than 1" in refused(folder, dst, "--validation-fraction", fraction)
     assert "lies in" in refused(folder, folder / "train" / "set")
     assert "--verify takes a data directory and nothing else" in refused(folder, dst, "--verify", dst)
     assert "there is no data directory" in refused("--verify", dst)

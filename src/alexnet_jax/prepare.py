@@ -66,7 +66,8 @@ class Options:
     classes: tuple[str, ...] = ()
     """names of the classes in the order of their labels; by default the source's own"""
     validation_fraction: float | None = None
-    """fraction of the images to hold out if SRC has no validation images; by default 0.1"""
+    """fraction of each class's training images to hold out for validation; any validation images of SRC are then left
+    out. By default 0.1 if SRC has none"""
     seed: int = 0
     """seed for the order of the training images and the choice of those held out"""
     shards: int | None = None
@@ -91,6 +92,8 @@ def parse_options() -> Options:
         value = getattr(options, name)
         if value is not None and (value < 1 or (most and value > most)):
             raise BadInput(f"--{name} is {value}; give at least 1{f' and at most {most}' if most else ''}")
+    if options.validation_fraction is not None and not 0 < options.validation_fraction < 1:
+        raise BadInput(f"--validation-fraction is {options.validation_fraction:g}; give more than 0 and less than 1")
     if not 0 <= options.max_rejected <= 1:
         raise BadInput(f"--max-rejected is {options.max_rejected}; give a fraction from 0 to 1")
     if not 0 <= options.seed < 2**32:
@@ -136,6 +139,11 @@ def make(src: Path, dst: Path, options: Options) -> None:
     missing = [task for task in tasks if is_missing(task, how)]
     pictures = sum(len(task.pictures) for task in tasks)
     print(f"{src}: {pictures:,} images of {len(source.classes)} classes ({source.kind})", flush=True)
+    if source.left_out:
+        print(
+            f"Validation: {len(source.splits[VALIDATION]):,} of the training images; "
+            f"the {source.left_out:,} validation images of {src} are left out.", flush=True
+        )  # fmt: skip
     with bar(pictures, pictures - sum(len(task.pictures) for task in missing)) as advance:
         workers.write_shards(missing, how, options.workers, advance)
 
