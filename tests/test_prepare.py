@@ -20,7 +20,7 @@ from conftest import run_command
 from PIL import Image
 
 from alexnet_jax.data import pictures, sources, writing
-from alexnet_jax.data.records import TRAIN, VALIDATION, Records
+from alexnet_jax.data.records import TRAIN, VALIDATION, Records, checksum
 
 CLASSES = ["ant", "bee", "cat"]
 TRAINING, HELD_OUT = 36, 6
@@ -525,6 +525,53 @@ def test_pixels_are_enlarged_and_converted_to_colour(tmp_path: Path) -> None:
     np.testing.assert_array_equal(image[..., 0], image[..., 2])
 
 
+def test_training_pictures_are_held_out_and_the_own_validation_pictures_left_out(tmp_path: Path) -> None:
+    images = write_idx(tmp_path / "src")
+    done = prepare(tmp_path / "src", tmp_path / "dst", "--validation-fraction", 0.25)
+    told = f"Validation: 3 of the training images; the 12 validation images of {tmp_path}/src are left out.\n"
+    assert told in done.out
+    records = Records(tmp_path / "dst")
+    assert [records.meta["splits"][split]["per_class"] for split in (TRAIN, VALIDATION)] == [[3, 3, 3], [1, 1, 1]]
+    stored = [records.gather(split, np.arange(count)) for split, count in ((TRAIN, 9), (VALIDATION, 3))]
+    pixels = np.concatenate([split["image"] for split in stored])[..., 0]
+    order = [int(np.flatnonzero((images == image).all(axis=(1, 2)))[0]) for image in pixels]
+    assert sorted(order) == list(range(12))
+    assert [place % 3 for place in order] == [label for split in stored for label in split["label"]]
+    assert "Validation:" not in prepare(tmp_path / "src", tmp_path / "whole").out
+
+
+def test_only_the_first_classes_are_kept(folder: Path, tmp_path: Path) -> None:
+    done = prepare(folder, tmp_path / "set", *SMALL, "--first-classes", 2, "--classes", "a", "b")
+    assert "24 training and 4 validation images of 16x16x3, 2 classes" in done.out
+    records = Records(tmp_path / "set")
+    assert records.classes == ["a", "b"]
+    for split in (TRAIN, VALIDATION):
+        found = names_in(tmp_path / "set", split)
+        assert {name.split("/")[0] for name in found} == {"ant", "bee"}
+        labels = records.gather(split, np.arange(len(found)))["label"]
+        assert [CLASSES[label] for label in labels] == [name.split("/")[0] for name in found]
+    assert (
+        "was prepared with --first-classes 2, now it is without --first-classes; give the same"
+        in prepare(folder, tmp_path / "set", *SMALL, "--classes", "a", "b").refused
+    )
+    write_idx(tmp_path / "src")
+    both = prepare(tmp_path / "src", tmp_path / "both", "--first-classes", 2, "--validation-fraction", 0.5)
+    assert "Validation: 4 of the training images; the 12 validation images of" in both.out
+    assert "4 training and 4 validation images of 4x4x1, 2 classes" in both.out
+
+
+def test_a_directory_from_before_an_option_existed_is_complete(folder: Path, made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made, tmp_path / "set")
+    meta = json.loads((made / "meta.json").read_text())
+    del meta["prepared"]["--first-classes"]
+    (tmp_path / "set" / "meta.json").write_text(json.dumps(meta | {"checksum": checksum(meta)}))
+    before = contents(tmp_path / "set")
+    assert "is already complete" in prepare(folder, tmp_path / "set", *SMALL).out
+    refused = prepare(folder, tmp_path / "set", *SMALL, "--first-classes", 2).refused
+    assert "was prepared without --first-classes, now it is with --first-classes 2" in refused
+    assert contents(tmp_path / "set") == before
+
+
 # --- bad input
 
 
@@ -543,6 +590,18 @@ def test_bad_input_is_answered_with_one_sentence(folder: Path, tmp_path: Path) -
     assert "--size is 0; give at least 1" in refused(folder, dst, "--size", 0)
     assert "--max-rejected is 2.0" in refused(folder, dst, "--max-rejected", 2)
     assert "--classes gives 2 names" in refused(folder, dst, "--classes", "a", "b")
+    for fraction in (0.0, 1.0, "nan"):
+        assert "give more than 0 and less than 1" in refused(folder, dst, "--validation-fraction", fraction)
+    assert "--first-classes is 1; give at least 2" in refused(folder, dst, "--first-classes", 1)
+    most = refused(folder, dst, "--first-classes", 4)
+    assert f"--first-classes is 4, and {folder} has 3 classes; give at most 3" in most
+    few = refused(folder, dst, "--first-classes", 2, "--classes", "a", "b", "c")
+    assert "--classes gives 3 names, and --first-classes keeps 2: ant, bee" in few
+    shutil.copytree(folder / "train", tmp_path / "late" / "train")
+    shutil.copytree(folder / "val" / "cat", tmp_path / "late" / "val" / "cat")
+    assert "late has no validation images of its first 2 classes" in refused(
+        tmp_path / "late", dst, "--first-classes", 2
+    )
     assert "lies in" in refused(folder, folder / "train" / "set")
     assert "--verify takes a data directory and nothing else" in refused(folder, dst, "--verify", dst)
     assert "there is no data directory" in refused("--verify", dst)

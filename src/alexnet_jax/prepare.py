@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -65,8 +65,11 @@ class Options:
     """jpeg (quality 95), png (lossless) or raw (fast and large); by default jpeg, and png for IDX and CIFAR"""
     classes: tuple[str, ...] = ()
     """names of the classes in the order of their labels; by default the source's own"""
+    first_classes: int | None = None
+    """keep only this many classes, the first in the order of their labels; by default all"""
     validation_fraction: float | None = None
-    """fraction of the images to hold out if SRC has no validation images; by default 0.1"""
+    """fraction of each class's training images to hold out for validation; any validation images of SRC are then left
+    out. By default 0.1 if SRC has none"""
     seed: int = 0
     """seed for the order of the training images and the choice of those held out"""
     shards: int | None = None
@@ -91,6 +94,10 @@ def parse_options() -> Options:
         value = getattr(options, name)
         if value is not None and (value < 1 or (most and value > most)):
             raise BadInput(f"--{name} is {value}; give at least 1{f' and at most {most}' if most else ''}")
+    if options.first_classes is not None and options.first_classes < 2:
+        raise BadInput(f"--first-classes is {options.first_classes}; give at least 2")
+    if options.validation_fraction is not None and not 0 < options.validation_fraction < 1:
+        raise BadInput(f"--validation-fraction is {options.validation_fraction:g}; give more than 0 and less than 1")
     if not 0 <= options.max_rejected <= 1:
         raise BadInput(f"--max-rejected is {options.max_rejected}; give a fraction from 0 to 1")
     if not 0 <= options.seed < 2**32:
@@ -129,6 +136,7 @@ def make(src: Path, dst: Path, options: Options) -> None:
     # The source.
     unpacked = dst / UNFINISHED / "unpacked"
     source = sources.find(src, options.kind, unpacked, options.validation_fraction, options.seed)
+    source = first_classes(source, options)
     how = how_to_store(source, options)
 
     # The shards.
@@ -136,6 +144,11 @@ def make(src: Path, dst: Path, options: Options) -> None:
     missing = [task for task in tasks if is_missing(task, how)]
     pictures = sum(len(task.pictures) for task in tasks)
     print(f"{src}: {pictures:,} images of {len(source.classes)} classes ({source.kind})", flush=True)
+    if source.left_out:
+        print(
+            f"Validation: {len(source.splits[VALIDATION]):,} of the training images; "
+            f"the {source.left_out:,} validation images of {src} are left out.", flush=True
+        )  # fmt: skip
     with bar(pictures, pictures - sum(len(task.pictures) for task in missing)) as advance:
         workers.write_shards(missing, how, options.workers, advance)
 
@@ -161,6 +174,7 @@ def asked(options: Options) -> dict[str, Any]:
         "--rgb": options.rgb,
         "--encoding": options.encoding,
         "--classes": list(options.classes),
+        "--first-classes": options.first_classes,
         "--validation-fraction": options.validation_fraction,
         "--seed": options.seed,
         "--shards": options.shards,
@@ -170,12 +184,26 @@ def asked(options: Options) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------ what to do
 
 
+def first_classes(source: sources.Source, options: Options) -> sources.Source:
+    """The source without the classes after --first-classes. Raises BadInput if it has fewer."""
+    kept, count = options.first_classes, len(source.classes)
+    if kept is None:
+        return source
+    if kept > count:
+        raise BadInput(f"--first-classes is {kept}, and {options.src} has {count} classes; give at most {count}")
+    splits = {
+        split: [picture for picture in pictures if picture.label < kept] for split, pictures in source.splits.items()
+    }
+    return replace(source, classes=source.classes[:kept], splits=splits)
+
+
 def how_to_store(source: sources.Source, options: Options) -> How:
     """Raises BadInput if the options do not fit the source, or a package is missing."""
     count = len(source.classes)
     if options.classes and len(options.classes) != count:
+        there = f"--first-classes keeps {count}" if options.first_classes else f"{options.src} has {count} classes"
         raise BadInput(
-            f"--classes gives {len(options.classes)} names, and {options.src} has {count} classes: "
+            f"--classes gives {len(options.classes)} names, and {there}: "
             f"{', '.join(source.classes[:3])}{', ..' if count > 3 else ''}"
         )
     classes = options.classes or tuple(source.classes)
@@ -201,7 +229,8 @@ def plan(source: sources.Source, dst: Path, options: Options) -> list[workers.Ta
     tasks, digest = [], hashlib.sha256(json.dumps(source.classes).encode())
     for split, pictures in source.splits.items():
         if not pictures:
-            raise BadInput(f"{options.src} has no {split} images")
+            kept = f" of its first {options.first_classes} classes" if options.first_classes else ""
+            raise BadInput(f"{options.src} has no {split} images{kept}")
         for picture in pictures:
             digest.update(f"{picture.name}\0{picture.label}\0{picture.length}\n".encode())
         count = len(pictures)

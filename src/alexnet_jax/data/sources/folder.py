@@ -1,6 +1,5 @@
 """Folders of images: SRC/train/CLASS and SRC/val/CLASS, or SRC/CLASS."""
 
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,35 +28,28 @@ def recognised(src: Path) -> bool:
     return src.is_dir() and any(True for folder in _folders(src) for _ in _below(folder, (os.path.realpath(src),)))
 
 
-def find(src: Path, fraction: float | None, seed: int) -> Source:
+def find(src: Path) -> Source:
     """The images below SRC/train/CLASS and SRC/val/CLASS (or validation or valid; test if there is none of these).
 
-    Without SRC/train, those below SRC/CLASS. Then `fraction` (by default 0.1) of each class is held out for validation,
-    at least one image of two; which ones depends only on their names and the seed. An image is a file with an image
-    suffix that is not hidden. A broken link counts as an unreadable image. Other links are followed, except to a folder
-    that contains them. Anything beside the class folders is ignored. Raises BadInput if a class folder has no images, a
-    validation class is missing in training, or a fraction is given for a set that already has a validation split.
+    Without SRC/train, those below SRC/CLASS, all of them for training. An image is a file with an image suffix that is
+    not hidden. A broken link counts as an unreadable image. Other links are followed, except to a folder that contains
+    them. Anything beside the class folders is ignored. Raises BadInput if a class folder has no images, or a validation
+    class is missing in training.
     """
-    train_folder, validation_folder = _split(src) or (src, src)
-    if train_folder == src:
-        train, validation = _set_aside(_files(src), 0.1 if fraction is None else fraction, seed)
-        if not any(validation.values()):
-            raise BadInput(f"each class in {src} has a single image, and none can be held out for validation")
-    elif fraction is not None:
-        raise BadInput(f"{validation_folder} has the validation images; leave out --validation-fraction")
-    else:
-        train, validation = _files(train_folder), _files(validation_folder)
-        for name in validation:
-            if name not in train:
-                raise BadInput(
-                    f"{validation_folder} has a class {name!r} that {train_folder} does not have; remove it or add it"
-                )
+    train_folder, validation_folder = _split(src) or (src, None)
+    train = _files(train_folder)
+    validation = _files(validation_folder) if validation_folder else {}
+    for name in validation:
+        if name not in train:
+            raise BadInput(
+                f"{validation_folder} has a class {name!r} that {train_folder} does not have; remove it or add it"
+            )
     ids = sorted(train)
     return arranged(
         "folder",
         class_names(ids, _words(src)),
         _pictures(train_folder, train, ids),
-        _pictures(validation_folder, validation, ids),
+        _pictures(validation_folder or src, validation, ids),
     )
 
 
@@ -113,23 +105,6 @@ def _below(folder: Path | str, above: tuple[str, ...]) -> Iterator[str]:
                 yield entry.path
             elif not leads_nowhere and not entry.name.startswith(".") and entry.is_dir():
                 yield from _below(entry.path, (*above, real))
-
-
-def _set_aside(files: Files, fraction: float, seed: int) -> tuple[Files, Files]:
-    if not 0 < fraction < 1:
-        raise BadInput(f"--validation-fraction is {fraction:g}; give more than 0 and less than 1")
-
-    def draw(name: str) -> bytes:
-        # Not the draw that orders the training images in prepare, or these would be the first of that order.
-        return hashlib.sha256(f"held out/{seed}/{name}".encode(errors="surrogateescape")).digest()
-
-    train, validation = {}, {}
-    for name, paths in files.items():
-        # A shuffle that does not depend on any random generator's version.
-        drawn = sorted(paths, key=lambda path: draw(f"{name}/{path}"))
-        count = min(max(1, round(fraction * len(drawn))), len(drawn) - 1)
-        validation[name], train[name] = drawn[:count], drawn[count:]
-    return train, validation
 
 
 def _pictures(folder: Path, files: Files, ids: list[str]) -> Iterator[Picture]:

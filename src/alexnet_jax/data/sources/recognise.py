@@ -1,12 +1,13 @@
 """Recognises the kind of an image data set and finds its images."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from alexnet_jax.config import BadInput
 from alexnet_jax.data.sources import cifar, folder, idx, ilsvrc, parquet
-from alexnet_jax.data.sources.source import Source
+from alexnet_jax.data.sources.source import Source, distinct, hold_out
 
 Kind = Literal["folder", "ilsvrc", "parquet", "idx", "cifar"]
 
@@ -30,16 +31,27 @@ def find(src: Path, kind: Kind | None, unpacked: Path, fraction: float | None, s
 
     A directory is of a kind if it has that kind's files; `kind` chooses if it has several. Anything that cannot be read
     in place is unpacked into files in the directory `unpacked`, complete or not at all, and found there the next time.
-    `fraction` and `seed` choose the validation images of folders that have none of their own. Raises BadInput if SRC is
-    none of these, or incomplete.
+    With a `fraction`, that part of each class's training images takes the place of the validation images, chosen by
+    `seed`; it is 0.1 for folders that have no validation images. Raises BadInput if SRC is none of these, or
+    incomplete.
     """
     try:
-        return _find(src, kind, unpacked, fraction, seed)
+        source = _find(src, kind, unpacked)
     except OSError as error:
         raise BadInput(f"{error.filename or src} cannot be read: {error.strerror or error}") from error
+    if fraction is None and source.kind == "folder" and not source.splits["validation"]:
+        fraction = 0.1
+    if fraction is not None:
+        source = hold_out(source, fraction, seed)
+        if not source.splits["validation"]:
+            raise BadInput(
+                f"each class in {src} has a single image to train on, and none can be held out for validation"
+            )
+    # Only now: which names occur twice in a split depends on the images held out.
+    return replace(source, splits={split: distinct(pictures) for split, pictures in source.splits.items()})
 
 
-def _find(src: Path, kind: Kind | None, unpacked: Path, fraction: float | None, seed: int) -> Source:
+def _find(src: Path, kind: Kind | None, unpacked: Path) -> Source:
     if src.is_dir():
         kind = kind or _kind(src)
     elif not src.exists():
@@ -48,11 +60,9 @@ def _find(src: Path, kind: Kind | None, unpacked: Path, fraction: float | None, 
         kind = "cifar"
     else:
         raise BadInput(f"{src} is a file but not one of CIFAR's archives; give its directory")
-    if kind == "folder":
-        return folder.find(src, fraction, seed)
-    if fraction is not None:
-        raise BadInput(f"{src} has validation images of its own ({kind}); leave out --validation-fraction")
     match kind:
+        case "folder":
+            return folder.find(src)
         case "ilsvrc":
             return ilsvrc.find(src)
         case "parquet":

@@ -7,7 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
@@ -60,6 +60,8 @@ class Source:
     """train, by class and file name; validation, by file name and class (the official order of ILSVRC)"""
     pixels: tuple[int, int, int] | None
     """each image is uint8 [H, W, C] of this shape; None: JPEG, PNG or another encoding"""
+    left_out: int = 0
+    """how many validation images of its own were left out for training images held out"""
 
 
 def read(picture: Picture) -> bytes:
@@ -103,6 +105,36 @@ def _opened(file: str) -> _Descriptor:
 # ------------------------------------------------------------------------------------- for the files beside this one
 
 
+def hold_out(source: Source, fraction: float, seed: int) -> Source:
+    """The Source with `fraction` of each class's training images as its validation images, and no others.
+
+    At least one image of two is held out; which ones depends only on their names and the seed.
+    """
+
+    def draw(picture: Picture) -> bytes:
+        name = picture.name
+        if picture.length < 0:  # its own file's name, which `name` may show escaped
+            name = from_disk("/".join(picture.file.split("/")[-1 - name.count("/") :]))
+        # Not the draw that orders the training images in prepare, or these would be the first of that order. A shuffle
+        # that does not depend on any random generator's version.
+        return hashlib.sha256(f"held out/{seed}/{name}".encode(errors="surrogateescape")).digest()
+
+    # Drawn by distinct names, as equal ones would stay together. They become distinct for good in each split.
+    classes: dict[int, list[tuple[bytes, Picture]]] = {}
+    pictures = source.splits["train"]
+    for picture, named in zip(pictures, distinct(list(pictures)), strict=True):
+        classes.setdefault(picture.label, []).append((draw(named), picture))
+    train: list[Picture] = []
+    validation: list[Picture] = []
+    for draws in classes.values():
+        drawn = [picture for _, picture in sorted(draws)]
+        count = min(max(1, round(fraction * len(drawn))), len(drawn) - 1)
+        validation += drawn[:count]
+        train += drawn[count:]
+    divided = arranged(source.kind, source.classes, train, validation, source.pixels)
+    return replace(divided, left_out=len(source.splits["validation"]))
+
+
 def arranged(
     kind: str,
     classes: list[str],
@@ -110,7 +142,7 @@ def arranged(
     validation: Iterable[Picture],
     pixels: tuple[int, int, int] | None = None,
 ) -> Source:
-    """A Source from images in any order. If a name occurs twice, the second becomes `NAME (2)`, and so on."""
+    """A Source from images in any order."""
 
     def by_class(picture: Picture) -> tuple[int, str, str, int]:
         return picture.label, picture.name.partition("/")[2], picture.file, picture.start
@@ -119,10 +151,11 @@ def arranged(
         return picture.name.partition("/")[2], picture.label, picture.file, picture.start
 
     splits = {"train": sorted(train, key=by_class), "validation": sorted(validation, key=by_file)}
-    return Source(kind, classes, {split: _distinct(pictures) for split, pictures in splits.items()}, pixels)
+    return Source(kind, classes, splits, pixels)
 
 
-def _distinct(pictures: list[Picture]) -> list[Picture]:
+def distinct(pictures: list[Picture]) -> list[Picture]:
+    """The same images. If a name occurs twice, the second becomes `NAME (2)`, and so on."""
     taken = {picture.name for picture in pictures}
     if len(taken) == len(pictures):
         return pictures
