@@ -31,7 +31,7 @@ BATCHES = (64, 256, 1024, 4096, 8192)
 RULES: tuple[Literal["sgd", "lars"], ...] = ("sgd", "lars")
 RATES = {"sgd": 0.04, "lars": 4.0}
 """where the search for the learning rate begins, for a batch of 64"""
-GUESSING = 0.85
+USELESS = 0.7
 TRIAL, SEEDS = 100, range(5)
 NAMES = {"sgd": "momentum", "lars": "LARS"}
 
@@ -75,8 +75,8 @@ def chosen(rule: str, batch: int, there: Runs) -> tuple[float, list[float]]:
     trials = {
         rate: one.train_error for (*of, rate, seed), one in there.items() if of == [rule, batch] and seed == TRIAL
     }
-    # Networks that only guess differ by chance. They count as diverged, so that the search goes on.
-    errors = {rate: error if error < GUESSING else math.inf for rate, error in trials.items()}
+    # Networks that have hardly learnt differ by chance. They count as diverged, so that the search goes on.
+    errors = {rate: error if error < USELESS else math.inf for rate, error in trials.items()}
     return rates.search(first_rate(rule, batch), errors)
 
 
