@@ -18,6 +18,7 @@ from conftest import Ended, run_command
 from scipy import stats
 
 import alexnet_jax as alexnet
+from alexnet_jax.ablate import shares_of_cores
 from alexnet_jax.ablation import plan, plots, rates, results, table
 from alexnet_jax.ablation.experiments import load
 from alexnet_jax.ablation.results import Key, Result, digest
@@ -246,6 +247,15 @@ def test_a_table_without_its_library_says_what_to_install(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "statsmodels.stats.multitest", None)
     with pytest.raises(BadInput, match=r"install alexnet_jax\[ablate\]"):
         table.rows([], {})
+
+
+@pytest.mark.parametrize(
+    ("jobs", "shares"),
+    [(1, [{2, 3, 5}]), (2, [{2, 5}, {3}]), (3, [{2}, {3}, {5}]), (4, [{2}, {3}, {5}, {2, 3, 5}])],
+)
+def test_jobs_share_the_cores(monkeypatch: pytest.MonkeyPatch, jobs: int, shares: list[set[int]]) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {5, 2, 3}, raising=False)
+    assert shares_of_cores(jobs) == shares
 
 
 @pytest.mark.parametrize(("best", "tried"), [(0.04, 3), (0.08, 3), (0.02, 4), (1.28, 7), (3.0, 7), (0.0001, 8)])
