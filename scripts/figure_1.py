@@ -15,14 +15,14 @@ import math
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
 import jax
 
 from alexnet_jax.ablate import ready, run_all
-from alexnet_jax.ablation import rates
+from alexnet_jax.ablation import rates, results
 from alexnet_jax.ablation.table import interval
 from alexnet_jax.config import Config, preset
 from alexnet_jax.data.records import TRAIN, Records
@@ -105,9 +105,7 @@ def measure(task: Task) -> Curve:
 
 
 def known() -> dict[tuple[str, float, int], Curve]:
-    path = OUT / "results.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return {(one.activation, one.rate, one.seed): one for one in (Curve(**json.loads(line)) for line in lines)}
+    return {(one.activation, one.rate, one.seed): one for one in results.read(OUT, Curve)}
 
 
 def chosen(activation: str, there: dict[tuple[str, float, int], Curve]) -> tuple[float, list[float]]:
@@ -190,8 +188,7 @@ def main() -> None:
         for task, ended in run_all(tasks, options.jobs, measure):
             if isinstance(ended, Exception):
                 raise ended
-            with (OUT / "results.jsonl").open("a") as file:
-                file.write(json.dumps(asdict(ended)) + "\n")
+            results.append(OUT, ended)
             shutil.rmtree(task.run, ignore_errors=True)
             print(f"{task.activation} rate {task.rate:g} seed {task.seed}: {ended.epochs:.1f} epochs to 25 %, "
                   f"{ended.seconds:.0f} s", flush=True)  # fmt: skip

@@ -32,6 +32,7 @@ RULES: tuple[Literal["sgd", "lars"], ...] = ("sgd", "lars")
 RATES = {"sgd": 0.04, "lars": 4.0}
 """where the search for the learning rate begins, for a batch of 64"""
 USELESS = 0.7
+"""a training error from which on a trial counts as diverged"""
 TRIAL, SEEDS = 100, range(5)
 NAMES = {"sgd": "momentum", "lars": "LARS"}
 
@@ -59,7 +60,7 @@ Runs = dict[tuple[str, int, float, int], Result]
 
 
 def known() -> Runs:
-    found = {(result.config, result.seed): result for result in results.read(OUT)} if OUT.is_dir() else {}
+    found = {(result.config, result.seed): result for result in results.read(OUT, Result)} if OUT.is_dir() else {}
     return {
         (rule, batch, rate, seed): found[digest(config_of(rule, batch, rate, seed)), seed]
         for rule in RULES

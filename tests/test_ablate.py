@@ -195,17 +195,17 @@ def test_lines_of_two_machines_are_joined_and_a_cut_line_is_left_out(tmp_path: P
         results.append(tmp_path, result("baseline", seed, 0.1))
     (tmp_path / "there.jsonl").write_bytes((tmp_path / results.FILE).read_bytes() + b'{"experiment": "no')
     results.append(tmp_path, result("baseline", 2, 0.2))
-    found = results.read(tmp_path)
+    found = results.read(tmp_path, Result)
     assert [one.seed for one in found] == [0, 1, 2, 0, 1]
     known = results.known(found, {one.key: "c" for one in found} | {Key("x", 0, "fashion", "d", 10): "c"})
     assert ([key.seed for key in known.results], known.stale) == ([0, 1, 2], [])
     cut = (tmp_path / results.FILE).read_bytes()
     (tmp_path / results.FILE).write_bytes(cut + b'{"experiment": "no')
     results.append(tmp_path, result("baseline", 3, 0.2))
-    assert [one.seed for one in results.read(tmp_path)] == [0, 1, 2, 3, 0, 1]
+    assert [one.seed for one in results.read(tmp_path, Result)] == [0, 1, 2, 3, 0, 1]
     (tmp_path / "bad.jsonl").write_text("{}\n")
     with pytest.raises(BadInput, match=r"bad\.jsonl:1 is not a result"):
-        results.read(tmp_path)
+        results.read(tmp_path, Result)
 
 
 def test_a_digest_is_of_everything_but_the_seed(tiny: Config) -> None:

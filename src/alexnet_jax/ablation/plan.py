@@ -82,7 +82,7 @@ def plan(
 def known(asked: Plan, out: Path) -> results.Known:
     """What is measured already of a plan."""
     tasks = [*asked.tasks, *(average.task for average in asked.averages)]
-    return results.known(results.read(out), {task.key: digest(task.config) for task in tasks})
+    return results.known(results.read(out, Result), {task.key: digest(task.config) for task in tasks})
 
 
 def finish(asked: Plan, out: Path, *, keep: bool) -> list[str]:

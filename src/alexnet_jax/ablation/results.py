@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from alexnet_jax.config import BadInput, Config, to_json
 
@@ -58,25 +58,31 @@ def digest(config: Config) -> str:
     return hashlib.sha256(to_json(replace(config, seed=0)).encode()).hexdigest()[:16]
 
 
-def read(folder: Path) -> list[Result]:
-    """The results in all .jsonl files of a folder. A last line that a crash cut off does not count. Raises BadInput."""
+Line = TypeVar("Line")
+
+
+def read(folder: Path, kind: type[Line]) -> list[Line]:
+    """The lines of all .jsonl files of a folder, as dataclasses of a kind.
+
+    A last line that a crash cut off does not count. Raises BadInput.
+    """
     found = []
     for path in sorted(folder.glob("*.jsonl")):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), 1):
             if line.endswith("\n") and line.strip():
-                found.append(_result(line, f"{path}:{number}"))
+                found.append(_line(line, kind, f"{path}:{number}"))
     return found
 
 
-def _result(line: str, where: str) -> Result:
+def _line(line: str, kind: type[Line], where: str) -> Line:
     try:
-        return Result(**json.loads(line))
+        return kind(**json.loads(line))
     except (ValueError, TypeError) as error:
         raise BadInput(f"{where} is not a result of python -m alexnet_jax.ablate: {error}; remove the line") from None
 
 
-def append(folder: Path, result: Result) -> None:
-    """Adds a line. One that a crash cut off is removed first."""
+def append(folder: Path, result: Any) -> None:
+    """Adds a dataclass as a line. One that a crash cut off is removed first."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE
     before = path.read_bytes() if path.exists() else b""
