@@ -4,8 +4,9 @@
     python scripts/large_batch.py --report     # the table and the plot of what is measured
 
 The network is `fashion`, for 12 epochs of the embedded 10,000 images, with a warm-up of two epochs and then a fall to 0
-along half a wave. The learning rate of each rule and batch is that with the lowest error on the training images, of one
-seed (100), doubled and halved until both neighbours are worse. So no test image decides. Then come the seeds.
+along half a wave. The learning rate of each rule and batch is that with the lowest error on the training images, doubled
+and halved until both neighbours are worse. So no test image decides. Rates that are close after one seed (100) are tried
+with two more. Then come the seeds that are reported.
 """
 
 import argparse
@@ -33,7 +34,9 @@ RATES = {"sgd": 0.04, "lars": 4.0}
 """where the search for the learning rate begins, for a batch of 64"""
 USELESS = 0.7
 """a training error from which on a trial counts as diverged"""
-TRIAL, SEEDS = 100, range(5)
+CLOSE = 1.2
+"""Rates with a training error of up to this many times the lowest are tried with all of TRIALS."""
+TRIALS, SEEDS = range(100, 103), range(5)
 NAMES = {"sgd": "momentum", "lars": "LARS"}
 
 
@@ -66,19 +69,26 @@ def known() -> Runs:
         for rule in RULES
         for batch in BATCHES
         for rate in rates.candidates(first_rate(rule, batch))
-        for seed in (TRIAL, *SEEDS)
+        for seed in (*TRIALS, *SEEDS)
         if (digest(config_of(rule, batch, rate, seed)), seed) in found
     }
 
 
-def chosen(rule: str, batch: int, there: Runs) -> tuple[float, list[float]]:
-    """The best rate so far by the training error, and those of its neighbours that are still to be tried."""
-    trials = {
-        rate: one.train_error for (*of, rate, seed), one in there.items() if of == [rule, batch] and seed == TRIAL
-    }
+def chosen(rule: str, batch: int, there: Runs) -> tuple[float, list[tuple[float, int]]]:
+    """The best rate so far by the training error, and the (rate, seed) of the trials that are still to be run."""
+    trials: dict[float, list[float]] = {}
+    for (*of, rate, seed), one in there.items():
+        if of == [rule, batch] and seed in TRIALS:
+            trials.setdefault(rate, []).append(one.train_error)
+    means = {rate: fmean(errors) for rate, errors in trials.items()}
     # Networks that have hardly learnt differ by chance. They count as diverged, so that the search goes on.
-    errors = {rate: error if error < USELESS else math.inf for rate, error in trials.items()}
-    return rates.search(first_rate(rule, batch), errors)
+    errors = {rate: error if error < USELESS else math.inf for rate, error in means.items()}
+    best, untried = rates.search(first_rate(rule, batch), errors)
+    if untried:
+        return best, [(rate, TRIALS[0]) for rate in untried]
+    close = [rate for rate, error in errors.items() if error <= CLOSE * errors[best]]
+    further = [(rate, seed) for seed in TRIALS for rate in close if (rule, batch, rate, seed) not in there]
+    return best, further if len(close) > 1 else []
 
 
 def missing(runs: Path) -> list[Task]:
@@ -86,7 +96,9 @@ def missing(runs: Path) -> list[Task]:
     there = known()
     best = {(rule, batch): chosen(rule, batch, there) for rule in RULES for batch in BATCHES}
     trials = [
-        task_of(rule, batch, rate, TRIAL, runs) for (rule, batch), (_, untried) in best.items() for rate in untried
+        task_of(rule, batch, rate, seed, runs)
+        for (rule, batch), (_, untried) in best.items()
+        for rate, seed in untried
     ]
     return trials or [
         task_of(rule, batch, rate, seed, runs)

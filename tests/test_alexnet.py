@@ -345,7 +345,7 @@ def test_callers_can_jit_differentiate_and_vmap_the_network(tiny: Config, tiny_p
 def test_the_operations_after_a_convolution_run_in_the_order_of_the_config(
     tiny: Config, tiny_params: Any, images: np.ndarray, activation: Any, then: Any
 ) -> None:
-    from alexnet_jax.networks import layers
+    from alexnet_jax.networks import layers, pooling
 
     model = replace(tiny.model, activation=activation, conv1=replace(tiny.model.conv1, then=then))
     acts = alexnet.features(model)(tiny_params, images)
@@ -353,9 +353,9 @@ def test_the_operations_after_a_convolution_run_in_the_order_of_the_config(
     if then[0] == "norm":
         norm1 = layers.lrn(acts["conv1"], model.lrn, 2)
         np.testing.assert_allclose(acts["norm1"], norm1, rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(acts["pool1"], act(layers.pool(norm1, model.pool)), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(acts["pool1"], act(pooling.pool(norm1, model.pool)), rtol=1e-5, atol=1e-6)
     else:
-        pool1 = act(layers.pool(acts["conv1"], model.pool))
+        pool1 = act(pooling.pool(acts["conv1"], model.pool))
         np.testing.assert_allclose(acts["pool1"], pool1, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(acts["norm1"], layers.map_norm(pool1, model.map_norm), rtol=1e-5, atol=1e-6)
 

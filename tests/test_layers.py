@@ -10,7 +10,7 @@ import pytest
 from jax import lax
 
 from alexnet_jax.config import Pool, ResponseNorm, pooled
-from alexnet_jax.networks import layers
+from alexnet_jax.networks import layers, pooling, products
 
 
 def slow_lrn(x: np.ndarray, norm: ResponseNorm, columns: int) -> np.ndarray:
@@ -59,7 +59,7 @@ def gradient(f: Callable[[jax.Array], jax.Array], x: np.ndarray | jax.Array, g: 
     return np.asarray(jax.jit(lambda x, g: jax.vjp(f, x)[1](g)[0])(x, g))  # one program compiles faster than many
 
 
-pool = jax.jit(layers.pool, static_argnums=1)
+pool = jax.jit(pooling.pool, static_argnums=1)
 NORMS = [ResponseNorm(), ResponseNorm(k=1.0, n=5, alpha=0.3, beta=0.75), ResponseNorm(k=1.5, n=4, alpha=0.2, beta=0.5)]
 
 
@@ -120,7 +120,7 @@ def test_the_gradient_of_max_pooling_is_that_of_reduce_window(
         return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, [(0, 0), *reach, (0, 0)])
 
     np.testing.assert_array_equal(pool(x, config), plain(jnp.asarray(x)))
-    np.testing.assert_array_equal(gradient(lambda x: layers.pool(x, config), x, g), gradient(plain, x, g))
+    np.testing.assert_array_equal(gradient(lambda x: pooling.pool(x, config), x, g), gradient(plain, x, g))
 
 
 def test_no_gradient_of_max_pooling_is_lost_where_xla_computes_its_input_twice() -> None:
@@ -135,7 +135,7 @@ def test_no_gradient_of_max_pooling_is_lost_where_xla_computes_its_input_twice()
     def loss(x: jax.Array) -> jax.Array:
         mean, square = x.mean((0, 1, 2), keepdims=True), jnp.square(x).mean((0, 1, 2), keepdims=True)
         y = (x - mean) * jax.lax.rsqrt(square - jnp.square(mean) + 1e-4) * scale + scale
-        return jnp.square(layers.pool(jnp.maximum(y, 0), Pool())).sum()
+        return jnp.square(pooling.pool(jnp.maximum(y, 0), Pool())).sum()
 
     with jax.enable_x64(True):
         apart, together = jax.grad(loss)(images), jax.jit(jax.grad(loss))(images)
@@ -147,13 +147,13 @@ def test_the_gradient_of_average_pooling_equals_a_numeric_one() -> None:
     with jax.enable_x64(True):
         x, g = rng.normal(size=(1, 6, 5, 2)), rng.normal(size=(1, 3, 2, 2))
         expected = numeric_gradient(lambda x: slow_pool(x, config), x, g)
-        np.testing.assert_allclose(gradient(lambda x: layers.pool(x, config), x, g), expected, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(gradient(lambda x: pooling.pool(x, config), x, g), expected, rtol=1e-6, atol=1e-9)
 
 
 def test_conv1_pads_224_pixels_with_three_zeros_below_and_right(platform: str) -> None:
     """A kernel of ones counts the pixels in its window: 11 rows and columns at the first position, 8 at the last."""
     kernel, picture = jnp.ones((11, 11, 1, 1)), jnp.ones((1, 224, 224, 1))
-    y = layers.convolve(picture, kernel, stride=4, padding=(0, 3))[0, :, :, 0]
+    y = products.convolve(picture, kernel, stride=4, padding=(0, 3))[0, :, :, 0]
     assert y.shape == (55, 55)
     assert (y[0, 0], y[54, 0], y[0, 54], y[54, 54]) == (121, 88, 88, 64)
 
@@ -167,7 +167,7 @@ def test_convolution_equals_the_sum_over_each_window() -> None:
         for j in range(3):
             expected[:, i, j] = np.einsum("bhwc,hwco->bo", padded[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3], kernel)
     with jax.enable_x64(True):
-        y = layers.convolve(jnp.asarray(x), jnp.asarray(kernel), stride=2, padding=(1, 1))
+        y = products.convolve(jnp.asarray(x), jnp.asarray(kernel), stride=2, padding=(1, 1))
         np.testing.assert_allclose(y, expected, rtol=1e-10)
 
 
@@ -205,7 +205,7 @@ def test_the_gradients_of_a_convolution_are_those_of_jax(
         @jax.jit
         def both(x: jax.Array, kernel: jax.Array, g: jax.Array) -> Any:
             _, of_plain = jax.vjp(lambda x, kernel: plain_convolution(x, kernel, stride, padding), x, kernel)
-            y, of_y = jax.vjp(lambda x, kernel: layers.convolve(x, kernel, stride=stride, padding=padding), x, kernel)
+            y, of_y = jax.vjp(lambda x, kernel: products.convolve(x, kernel, stride=stride, padding=padding), x, kernel)
             return y, of_y(g), of_plain(g)
 
         ours, of_ours, of_plain = both(x, kernel, g)
@@ -230,7 +230,7 @@ def test_a_kernels_gradient_summed_in_parts_is_that_of_the_whole_batch(
     with jax.enable_x64(True):
         x, kernel = (jnp.asarray(rng.normal(size=shape), dtype) for shape in ((images, side, side, 2), (3, 3, 2, 32)))
         plain, of_plain = jax.vjp(lambda kernel: plain_convolution(x, kernel, stride, padding), kernel)
-        _, of_ours = jax.vjp(lambda kernel: layers.convolve(x, kernel, stride, padding), kernel)
+        _, of_ours = jax.vjp(lambda kernel: products.convolve(x, kernel, stride, padding), kernel)
         g = jnp.asarray(rng.normal(size=plain.shape), dtype)
         there = jax.jit(of_ours).lower(g).as_text().count("stablehlo.convolution")
         assert there == (convolutions if jax.default_backend() == "cpu" else 1)
@@ -245,7 +245,7 @@ def test_the_gradients_of_a_fully_connected_layer_are_those_of_matmul(dtype: Any
     with jax.enable_x64(True):
         x, kernel, g = (jnp.asarray(rng.normal(size=shape), dtype) for shape in ((3, 7), (7, 5), (3, 5)))
         plain, of_plain = jax.vjp(jnp.matmul, x, kernel)
-        ours, of_ours = jax.vjp(layers.fully_connect, x, kernel)
+        ours, of_ours = jax.vjp(products.fully_connect, x, kernel)
         np.testing.assert_array_equal(ours, plain)
         tolerance = 1e-12 if dtype == jnp.float64 else 2**-8
         for mine, theirs in zip(of_ours(g), of_plain(g), strict=True):
@@ -281,7 +281,7 @@ def test_max_pooling_of_bfloat16_breaks_ties_as_reduce_window_does(shape: tuple[
     y = plain(x)
     np.testing.assert_array_equal(pool(x, config), y)
     g = jnp.asarray(rng.integers(1, 5, y.shape), jnp.bfloat16)  # their sums are exact
-    np.testing.assert_array_equal(gradient(lambda x: layers.pool(x, config), x, g), gradient(plain, x, g))
+    np.testing.assert_array_equal(gradient(lambda x: pooling.pool(x, config), x, g), gradient(plain, x, g))
 
 
 def test_dropout_masks_depend_on_the_image_and_the_column() -> None:
@@ -305,14 +305,14 @@ def test_a_local_layer_applies_another_kernel_at_every_position() -> None:
             window = padded[:, i : i + 3, j : j + 3].transpose(0, 3, 1, 2)  # in the order channel, row, column
             expected[:, i, j] = window.reshape(2, -1) @ kernel[i, j]
     with jax.enable_x64(True):
-        y = layers.convolve_locally(jnp.asarray(x), jnp.asarray(kernel), 3, 1, (1, 1))
+        y = products.convolve_locally(jnp.asarray(x), jnp.asarray(kernel), 3, 1, (1, 1))
         np.testing.assert_allclose(y, expected, rtol=1e-10)
 
 
 def test_pooling_without_ragged_windows_drops_the_remainder() -> None:
     x = np.random.default_rng(7).normal(size=(1, 8, 6, 2)).astype(np.float32)
     config = Pool("max", 3, 2)
-    y = layers.pool(jnp.asarray(x), config, ragged=False)
+    y = pooling.pool(jnp.asarray(x), config, ragged=False)
     assert y.shape == (1, 3, 2, 2)
     np.testing.assert_array_equal(y, slow_pool(x, config)[:, :3, :2])
-    assert layers.pool(jnp.asarray(x), config).shape == (1, 4, 3, 2)
+    assert pooling.pool(jnp.asarray(x), config).shape == (1, 4, 3, 2)

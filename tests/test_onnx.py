@@ -13,7 +13,7 @@ from conftest import run_command
 
 import alexnet_jax as alexnet
 from alexnet_jax.config import Config
-from alexnet_jax.networks import layers
+from alexnet_jax.networks import layers, products
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -124,7 +124,7 @@ def before_activation(judged: Judged, acts: Any, name: str) -> float:
         return furthest(x.reshape(len(x), -1) @ own["kernel"] + own["bias"][None], judged.tensors[BEFORE[name]])
     layer = getattr(model, name)
     y = layers.in_columns(
-        lambda x, kernel: layers.convolve(x, kernel, stride=layer.stride, padding=layer.padding),
+        lambda x, kernel: products.convolve(x, kernel, stride=layer.stride, padding=layer.padding),
         2 if name in ("conv2", "conv4", "conv5") else 1,
         x,
         own["kernel"],

@@ -8,7 +8,7 @@ import jax
 from jax import Array
 
 from alexnet_jax.config import ModelConfig
-from alexnet_jax.networks import columns, layers
+from alexnet_jax.networks import columns, layers, pooling
 from alexnet_jax.networks.modules import (
     Activations,
     Convolution,
@@ -56,7 +56,7 @@ class AlexNet(nn.Module):
                 x,
                 acts,
                 activation=layers.activation(net.activation),
-                pool=lambda name, x: layers.pool(x, net.pool, ragged=name in net.ragged),
+                pool=lambda name, x: pooling.pool(x, net.pool, ragged=name in net.ragged),
                 norm=self.lrn if net.norm else None,
                 map_norm=partial(layers.map_norm, norm=net.map_norm) if net.norm else None,
                 batch_norm=batch_norm,

@@ -7,7 +7,7 @@ import flax.linen as nn
 from jax import Array
 
 from alexnet_jax.config import CifarConfig
-from alexnet_jax.networks import layers
+from alexnet_jax.networks import layers, pooling
 from alexnet_jax.networks.columns import Place
 from alexnet_jax.networks.modules import Activations, Convolution, Draw, Local, Logits, follow
 
@@ -32,7 +32,7 @@ class Cifar(nn.Module):
                 kind(layer, name=name)(x),
                 acts,
                 activation=layers.activation(net.activation),
-                pool=lambda name, x: layers.pool(x, getattr(net, name)),
+                pool=lambda name, x: pooling.pool(x, getattr(net, name)),
                 norm=(self.own_norm or partial(layers.lrn, norm=net.lrn, columns=1)) if net.norm else None,
             )
 

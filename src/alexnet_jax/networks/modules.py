@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from alexnet_jax.config import BatchNorm, Conv, Dense, Follow
-from alexnet_jax.networks import columns, layers
+from alexnet_jax.networks import columns, layers, products
 
 Activations = dict[str, Array]
 
@@ -58,7 +58,7 @@ class Convolution(nn.Module):
         shape = (layer.size, layer.size, x_BHWC.shape[-1] // self.blind, width)
         kernel = self.param("kernel", kernels(layer), shape, jnp.float32)
         bias = self.param("bias", biases(layer), (width,), jnp.float32)
-        convolve = partial(layers.convolve, stride=layer.stride, padding=layer.padding)
+        convolve = partial(products.convolve, stride=layer.stride, padding=layer.padding)
         return add_bias(layers.in_columns(convolve, self.blind, x_BHWC, kernel), bias.reshape(1, 1, 1, -1))
 
 
@@ -74,7 +74,7 @@ class Local(nn.Module):
         shape = (h, w, C * layer.size**2, layer.kernels)
         kernel = self.param("kernel", kernels(layer), shape, jnp.float32)
         bias = self.param("bias", biases(layer), (h, w, layer.kernels), jnp.float32)
-        x_BHWC = layers.convolve_locally(x_BHWC, kernel, layer.size, layer.stride, layer.padding)
+        x_BHWC = products.convolve_locally(x_BHWC, kernel, layer.size, layer.stride, layer.padding)
         return add_bias(x_BHWC, bias[None])
 
 
@@ -92,7 +92,7 @@ class FullyConnected(nn.Module):
         bias = self.param("bias", biases(self.layer), (width,), jnp.float32)
 
         def read(x: Array, kernel: Array) -> Array:
-            return layers.fully_connect(x.reshape(x.shape[0], -1), kernel)
+            return products.fully_connect(x.reshape(x.shape[0], -1), kernel)
 
         return add_bias(layers.in_columns(read, self.blind, x, kernel), bias.reshape(1, -1))
 

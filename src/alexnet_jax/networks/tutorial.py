@@ -9,7 +9,7 @@ import flax.linen as nn
 from jax import Array
 
 from alexnet_jax.config import TutorialConfig
-from alexnet_jax.networks import layers
+from alexnet_jax.networks import layers, pooling
 from alexnet_jax.networks.columns import Place
 from alexnet_jax.networks.modules import Activations, Convolution, Draw, FullyConnected, Logits, dropout, follow
 
@@ -34,7 +34,7 @@ class Tutorial(nn.Module):
                 Convolution(layer, name=name)(x),
                 acts,
                 activation=activation,
-                pool=lambda _, x: layers.pool(x, net.pool),
+                pool=lambda _, x: pooling.pool(x, net.pool),
                 norm=(self.own_norm or partial(layers.lrn, norm=net.lrn, columns=1)) if net.norm else None,
             )
             return dropout(x, net.dropout, "train", draw, salt=int(name[-1])) if net.dropout else x

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from alexnet_jax.config import BadInput, OptimConfig, Schedule
-from alexnet_jax.networks.layers import computed_once
+from alexnet_jax.networks.products import computed_once
 from alexnet_jax.training.progress import Progress
 
 Optimiser: TypeAlias = OptimConfig | optax.GradientTransformation
