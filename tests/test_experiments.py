@@ -12,8 +12,9 @@ from alexnet_jax.config import diff
 from alexnet_jax.config.presets import preset
 from alexnet_jax.networks import functional
 
-EXPERIMENTS = sorted((Path(__file__).parent.parent / "experiments").glob("*.py"))
-PAGE = Path(__file__).parent.parent / "docs" / "ablations.md"
+ROOT = Path(__file__).parent.parent
+EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
+PAGE = ROOT / "docs" / "ablations.md"
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
@@ -50,6 +51,13 @@ def test_the_figures_of_an_experiment_are_those_of_its_claim() -> None:
         for figures in filter(None, (found.paper, found.logs)):
             for points in figures:
                 assert f"{abs(points):g}" in path.read_text().split('"""')[1], path
+
+
+def test_a_docstring_ends_with_what_was_measured() -> None:
+    with_measured = runpy.run_path(str(ROOT / "scripts" / "measured.py"))["with_measured"]
+    for path in EXPERIMENTS:
+        text = path.read_text()
+        assert text == with_measured(text, path.stem), f"run python scripts/measured.py for {path.name}"
 
 
 def test_every_experiment_is_on_its_page() -> None:
