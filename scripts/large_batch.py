@@ -4,9 +4,9 @@
     python scripts/large_batch.py --report     # the table and the plot of what is measured
 
 The network is `fashion`, for 12 epochs of the embedded 10,000 images, with a warm-up of two epochs and then a fall to 0
-along half a wave. The learning rate of each rule and batch is that with the lowest error on the training images, doubled
-and halved until both neighbours are worse. So no test image decides. Rates that are close after one seed (100) are tried
-with two more. Then come the seeds that are reported.
+along half a wave. The learning rate of each rule and batch is that with the lowest error on the training images: it is
+doubled and halved until both neighbours are worse. So no test image decides. Rates that are close after one seed (100)
+are tried with two more. Then come the seeds that are reported.
 """
 
 import argparse
@@ -96,9 +96,7 @@ def missing(runs: Path) -> list[Task]:
     there = known()
     best = {(rule, batch): chosen(rule, batch, there) for rule in RULES for batch in BATCHES}
     trials = [
-        task_of(rule, batch, rate, seed, runs)
-        for (rule, batch), (_, untried) in best.items()
-        for rate, seed in untried
+        task_of(rule, batch, rate, seed, runs) for (rule, batch), (_, untried) in best.items() for rate, seed in untried
     ]
     return trials or [
         task_of(rule, batch, rate, seed, runs)
