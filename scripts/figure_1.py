@@ -5,8 +5,8 @@
 
 The network is `cifar`, four layers, without any regularisation, as in the paper. CIFAR-10 is in no package, so the
 images are those of `scripts/colour.py clipart`, prepared at 32x32. The learning rate of each activation is that which
-reaches the threshold soonest with one seed (100), doubled and halved until both neighbours are later. Then come the
-seeds.
+reaches the threshold soonest: it is doubled and halved until both neighbours are later. Rates that are close after one
+seed (100) are tried with two more. Then come the seeds that are reported.
 """
 
 import argparse
@@ -38,7 +38,7 @@ THRESHOLD = 0.25
 EPOCHS, CHECKED = 150, 10
 """a run ends after so many epochs at the latest; every so many it may end earlier"""
 FIRST_RATE = 0.001
-TRIAL, SEEDS = 100, range(5)
+TRIALS, SEEDS = range(100, 103), range(5)
 
 
 @dataclass(frozen=True)
@@ -108,23 +108,24 @@ def known() -> dict[tuple[str, float, int], Curve]:
     return {(one.activation, one.rate, one.seed): one for one in results.read(OUT, Curve)}
 
 
-def chosen(activation: str, there: dict[tuple[str, float, int], Curve]) -> tuple[float, list[float]]:
-    """The rate that is soonest at the threshold, and those that are still to be tried.
+def chosen(activation: str, there: dict[tuple[str, float, int], Curve]) -> tuple[float, list[tuple[float, int]]]:
+    """The rate that is soonest at the threshold, and the (rate, seed) of the trials that are still to be run.
 
     Of rates that never come there the one that comes nearest is the best.
     """
-    trials = [one for one in there.values() if (one.activation, one.seed) == (activation, TRIAL)]
-    late = {
-        one.rate: one.epochs if one.epochs < math.inf else EPOCHS * (1 + min(one.errors, default=1)) for one in trials
-    }
-    return rates.search(FIRST_RATE, late)
+    trials: dict[float, dict[int, float]] = {}
+    for one in there.values():
+        if one.activation == activation and one.seed in TRIALS:
+            late = EPOCHS * (1 + min(one.errors, default=1))
+            trials.setdefault(one.rate, {})[one.seed] = min(one.epochs, late)
+    return rates.choose(FIRST_RATE, trials, TRIALS)
 
 
 def missing(data: Path, runs: Path) -> list[Task]:
     """What is to be measured next: trials, then seed by seed."""
     there = known()
     best = {activation: chosen(activation, there) for activation in ACTIVATIONS}
-    keys = [(activation, rate, TRIAL) for activation, (_, untried) in best.items() for rate in untried] or [
+    keys = [(activation, *trial) for activation, (_, untried) in best.items() for trial in untried] or [
         (activation, rate, seed) for seed in SEEDS for activation, (rate, _) in best.items()
     ]
     return [Task(*key, data, runs / "-".join(map(str, key))) for key in keys if key not in there]

@@ -34,8 +34,6 @@ RATES = {"sgd": 0.04, "lars": 4.0}
 """where the search for the learning rate begins, for a batch of 64"""
 USELESS = 0.7
 """a training error from which on a trial counts as diverged"""
-CLOSE = 1.2
-"""Rates with a training error of up to this many times the lowest are tried with all of TRIALS."""
 TRIALS, SEEDS = range(100, 103), range(5)
 NAMES = {"sgd": "momentum", "lars": "LARS"}
 
@@ -76,19 +74,11 @@ def known() -> Runs:
 
 def chosen(rule: str, batch: int, there: Runs) -> tuple[float, list[tuple[float, int]]]:
     """The best rate so far by the training error, and the (rate, seed) of the trials that are still to be run."""
-    trials: dict[float, list[float]] = {}
+    trials: dict[float, dict[int, float]] = {}
     for (*of, rate, seed), one in there.items():
         if of == [rule, batch] and seed in TRIALS:
-            trials.setdefault(rate, []).append(one.train_error)
-    means = {rate: fmean(errors) for rate, errors in trials.items()}
-    # Networks that have hardly learnt differ by chance. They count as diverged, so that the search goes on.
-    errors = {rate: error if error < USELESS else math.inf for rate, error in means.items()}
-    best, untried = rates.search(first_rate(rule, batch), errors)
-    if untried:
-        return best, [(rate, TRIALS[0]) for rate in untried]
-    close = [rate for rate, error in errors.items() if error <= CLOSE * errors[best]]
-    further = [(rate, seed) for seed in TRIALS for rate in close if (rule, batch, rate, seed) not in there]
-    return best, further if len(close) > 1 else []
+            trials.setdefault(rate, {})[seed] = one.train_error
+    return rates.choose(first_rate(rule, batch), trials, TRIALS, USELESS)
 
 
 def missing(runs: Path) -> list[Task]:

@@ -270,6 +270,19 @@ def test_a_search_ends_when_both_neighbours_are_worse(best: float, tried: int) -
     assert len(measured) == tried
 
 
+def test_rates_that_are_close_are_chosen_by_the_mean_of_several_seeds() -> None:
+    """With seed 0 the rate 0.08 is the best, by luck. 0.02 is too far from it for more seeds; 0.16 only guesses."""
+    errors = {0.08: {0: 0.35, 1: 0.6, 2: 0.6}, 0.04: {0: 0.37, 1: 0.4, 2: 0.4}, 0.02: {0: 0.5}, 0.16: {0: 0.9}}
+    measured: dict[float, dict[int, float]] = {}
+    chosen, untried = rates.choose(0.04, measured, range(3), useless=0.7)
+    while untried:
+        for rate, seed in untried:
+            measured.setdefault(rate, {})[seed] = errors[rate][seed]
+        chosen, untried = rates.choose(0.04, measured, range(3), useless=0.7)
+    assert chosen == 0.04
+    assert measured == errors
+
+
 def test_the_plot_has_a_line_for_each_row(tmp_path: Path) -> None:
     lines = [result(name, seed, 0.1 + 0.01 * seed) for name in ("baseline", "other") for seed in range(3)]
     plots.forest(tmp_path / "plot.svg", table.rows(lines, {}), "title")
