@@ -21,6 +21,7 @@ from alexnet_jax.ablate import ready, run_all
 from alexnet_jax.ablation import rates, results
 from alexnet_jax.ablation.measure import Task, key_of, measure
 from alexnet_jax.ablation.results import Result, digest
+from alexnet_jax.ablation.table import interval
 from alexnet_jax.config import Config, Schedule, preset
 from alexnet_jax.data.records import EMBEDDED, Records
 from alexnet_jax.networks.drawing import INK, LANES, drawn
@@ -96,33 +97,48 @@ def missing(runs: Path) -> list[Task]:
     ]
 
 
+def reported(rule: str, batch: int, there: Runs) -> list[Result]:
+    """The runs with the best rate that ended, in the order of their seeds; none while rates are still to be tried."""
+    rate, untried = chosen(rule, batch, there)
+    keys = [(rule, batch, rate, seed) for seed in SEEDS]
+    return [] if untried else [there[key] for key in keys if key in there and not math.isnan(there[key].top1_error)]
+
+
 def report() -> None:
     """The table as Markdown, and the plot."""
     there = known()
-    lines = ["| batch | steps | rule | rate | seeds | top-1 error, ten crops | training error |", "|" + "---|" * 7]
-    curves: dict[str, list[tuple[int, float, float]]] = {}
+    lines = [
+        "| batch | steps | n | momentum | LARS | LARS minus momentum | training errors | rates |",
+        "|" + "---|" * 8,
+    ]
+    curves: dict[str, dict[int, list[float]]] = {rule: {} for rule in RULES}
     for batch in BATCHES:
-        for rule in RULES:
-            rate, untried = chosen(rule, batch, there)
-            if untried:
-                continue
-            seeds = [there[rule, batch, rate, seed] for seed in SEEDS if (rule, batch, rate, seed) in there]
-            if not seeds:
-                continue
-            there_are = [one for one in seeds if not math.isnan(one.top1_error)]
-            count = f"{len(seeds)}" + (f", {len(seeds) - len(there_are)} diverged" if there_are != seeds else "")
-            errors, train = [100 * one.top1_error for one in there_are], [100 * one.train_error for one in there_are]
-            spread = stdev(errors) if len(errors) > 1 else 0.0
-            figures = f"{fmean(errors):.2f} % ± {spread:.2f} | {fmean(train):.2f} %" if errors else "none | none"
-            lines.append(f"| {batch:,} | {seeds[0].steps:,} | {NAMES[rule]} | {rate:g} | {count} | {figures} |")
-            if errors:
-                curves.setdefault(rule, []).append((batch, fmean(errors), spread))
+        both = [reported(rule, batch, there) for rule in RULES]
+        seeds = sorted(set.intersection(*({one.seed for one in runs} for runs in both)))
+        if len(seeds) < 2:
+            continue
+        momentum, lars = ([one for one in runs if one.seed in seeds] for runs in both)
+        errors = [[100 * one.top1_error for one in runs] for runs in (momentum, lars)]
+        for rule, of_rule in zip(RULES, errors, strict=True):
+            curves[rule][batch] = of_rule
+        differences = [changed - one for one, changed in zip(*errors, strict=True)]
+        low, high, _ = interval(differences)
+        cells = (
+            f"{batch:,}", f"{momentum[0].steps:,}", len(seeds),
+            *(f"{fmean(of_rule):.1f} ± {stdev(of_rule):.1f}" for of_rule in errors),
+            f"{fmean(differences):+.1f} ({low:+.1f} to {high:+.1f})",
+            ", ".join(f"{100 * fmean(one.train_error for one in runs):.1f}" for runs in (momentum, lars)),
+            ", ".join(f"{chosen(rule, batch, there)[0]:g}" for rule in RULES),
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     (OUT / "table.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
     with drawn(ROOT / "docs" / "large_batch.png", (7, 4)) as axes:
-        for (name, points), marker, colour in zip(curves.items(), "os", LANES, strict=False):
-            batches, heights, spreads = zip(*points, strict=True)
-            axes.errorbar(batches, heights, spreads, marker=marker, color=colour, capsize=3, label=NAMES[name])
+        for (name, errors_at), marker, colour in zip(curves.items(), "os", LANES, strict=False):
+            means = list(map(fmean, errors_at.values()))
+            axes.plot(list(errors_at), means, color=colour, label=f"{NAMES[name]}: mean, and each seed")
+            for batch, of_rule in errors_at.items():
+                axes.plot([batch] * len(of_rule), of_rule, marker, color=colour, alpha=0.6, markersize=5)
         axes.set_xscale("log", base=2)
         axes.set_xticks(BATCHES, [f"{batch:,}" for batch in BATCHES])
         axes.set(xlabel="batch, with equal epochs", ylabel="top-1 error, ten crops, %")
