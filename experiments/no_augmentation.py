@@ -3,6 +3,8 @@
     python -m alexnet_jax.train experiments/no_augmentation.py
 
 Claim: the network overfits substantially, which would force a much smaller one.
+
+Measured on clipart, 5 seeds: +2.11 points of top-1 error (95 % interval -1.36 to +5.58).
 """
 
 from dataclasses import replace

@@ -1,5 +1,8 @@
-"""What evaluation refuses. test_commands.py and test_fit.py check its figures."""
+"""What evaluation refuses, and that it ends. test_commands.py and test_fit.py check its figures."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,3 +45,38 @@ def test_classes_must_agree_by_name_or_for_other_programs_in_number() -> None:
     for fingerprint in ("a1", None):
         with pytest.raises(BadInput, match=r"the images in data are \(28, 30, 1\); run was trained on \(28, 28, 1\)"):
             check_same_data(data(["0", "1"], (28, 30, 1)), trained(fingerprint))
+
+
+FIVE_NETWORKS = """
+from dataclasses import replace
+
+import jax
+import numpy as np
+
+import alexnet_jax as alexnet
+from alexnet_jax.data.augment import Statistics
+from alexnet_jax.data.views import test_views
+from alexnet_jax.networks import columns
+from alexnet_jax.training.step import make_probabilities, mean_probabilities
+
+fashion = alexnet.preset("fashion")
+model = replace(fashion.model, image_size=40, channels=3)
+config, mesh = replace(fashion, model=model, data=replace(fashion.data, pad=0)), alexnet.make_mesh(1, 2)
+statistics = Statistics(np.zeros((48, 48, 3), np.float32), np.ones(3, np.float32), np.eye(3, dtype=np.float32))
+params = [alexnet.shard(alexnet.init(model, jax.random.key(seed)), model, mesh) for seed in range(5)]
+mean = mean_probabilities(
+    [make_probabilities(alexnet.forward(model, mesh), test_views(config, statistics, mesh)) for _ in params]
+)
+for _ in range(3):
+    images = columns.shard_batch({"image": np.ones((128, 48, 48, 3), np.uint8)}, mesh, 128)["image"]
+    mean(params, images, 10).block_until_ready()
+"""
+
+
+def test_many_networks_on_two_devices_do_not_wait_for_each_other_forever() -> None:
+    """Without `waited_for` this stands still about every other time on two cores, and XLA ends it after 40 seconds.
+
+    It needs a process with two devices: with eight, as in the other tests, XLA has more threads.
+    """
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2"}
+    subprocess.run([sys.executable, "-c", FIVE_NETWORKS], env=env, check=True, timeout=300)

@@ -87,9 +87,20 @@ def make_probabilities(forward: Callable[..., Array], view: Callable[[Array, Arr
         return jax.nn.softmax(forward(params, view(images_BHWC, n)))
 
     def probabilities(params: Any, images_BHWC: Array, crops: int) -> Array:
-        return reduce(jnp.add, (of_view(params, images_BHWC, jnp.int32(n)) for n in range(crops))) / crops
+        views = (waited_for(of_view(params, images_BHWC, jnp.int32(n))) for n in range(crops))
+        return reduce(jnp.add, views) / crops
 
     return probabilities
+
+
+def waited_for(x: Array) -> Array:
+    """x, once it is computed, if several devices of a CPU compute it.
+
+    XLA runs programs that do not depend on each other at the same time, in one pool of threads. Those of several
+    devices wait for each other in an exchange. Once such waits hold all threads, none of them ever ends.
+    """
+    on_cpu = all(device.platform == "cpu" for device in x.devices())
+    return x.block_until_ready() if on_cpu and len(x.devices()) > 1 else x
 
 
 def mean_probabilities(members: Sequence[Probabilities]) -> Probabilities:
