@@ -96,8 +96,9 @@ def make_probabilities(forward: Callable[..., Array], view: Callable[[Array, Arr
 def waited_for(x: Array) -> Array:
     """x, once it is computed, if several devices of a CPU compute it.
 
-    XLA runs programs that do not depend on each other at the same time, in one pool of threads. Those of several
-    devices wait for each other in an exchange. Once such waits hold all threads, none of them ever ends.
+    Without it, evaluating several networks on two devices and two cores stood still (test_meter.py). XLA runs programs
+    that do not depend on each other at the same time, and their exchanges, which wait for the other device, seem to
+    hold all threads.
     """
     on_cpu = all(device.platform == "cpu" for device in x.devices())
     return x.block_until_ready() if on_cpu and len(x.devices()) > 1 else x
