@@ -196,7 +196,7 @@ def ablate() -> None:
     found = plan.asked_results(asked, options.out)
     if found:
         records = Records(options.data or EMBEDDED)
-        about = f"{base.preset}, {records.examples(TRAIN):,} images, {found[0].steps:,} steps."
+        about = f"{Path(options.base).stem}, {records.examples(TRAIN):,} images, {found[0].steps:,} steps."
         figures = {one.name: (one.paper, one.logs) for one in all_of_them}
         rows = table.rows(found, figures | table.OF_THE_BASELINE)
         sent = {task.key.experiment: plots.bytes_exchanged(base, task.config) for task in asked.tasks if not task.init}
