@@ -45,6 +45,13 @@ def test_an_experiment_fits_the_network_of_full_size_too(path: Path) -> None:
     assert set(base.model.convs) - set(config.model.convs) == set(config.model.without) <= {path.stem[3:]}
 
 
+@pytest.mark.parametrize("name", ["fashion", "cuda_convnet"])
+def test_pooling_without_overlap_leaves_the_sizes_of_the_maps(name: str) -> None:
+    base = preset(name)
+    config = load(ROOT / "experiments" / "no_overlap.py").config(base, seed=0)
+    assert (config.model.pool.size, config.model.sides()) == (2, base.model.sides())
+
+
 def test_the_figures_of_an_experiment_are_those_of_its_claim() -> None:
     for path in EXPERIMENTS:
         found = load(path)
