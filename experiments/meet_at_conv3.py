@@ -3,6 +3,8 @@
     python -m alexnet_jax.train experiments/meet_at_conv3.py
 
 Claim: none in the paper.
+
+Measured on Fashion-MNIST, 4 seeds: +0.14 points of top-1 error (95 % interval -0.06 to +0.34).
 """
 
 from dataclasses import replace

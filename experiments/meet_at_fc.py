@@ -3,6 +3,8 @@
     python -m alexnet_jax.train experiments/meet_at_fc.py
 
 Claim: none in the paper.
+
+Measured on Fashion-MNIST, 4 seeds: +0.35 points of top-1 error (95 % interval -0.11 to +0.81).
 """
 
 from dataclasses import replace

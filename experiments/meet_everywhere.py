@@ -3,6 +3,8 @@
     python -m alexnet_jax.train experiments/meet_everywhere.py
 
 Claim: none in the paper.
+
+Measured on Fashion-MNIST, 4 seeds: +0.05 points of top-1 error (95 % interval -0.50 to +0.59).
 """
 
 from dataclasses import replace

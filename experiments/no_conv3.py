@@ -3,6 +3,8 @@
     python -m alexnet_jax.train experiments/no_conv3.py
 
 Claim: removing any of the middle layers loses about 2 points of top-1 error on ImageNet (section 7).
+
+Measured on Fashion-MNIST, 4 seeds: -0.29 points of top-1 error (95 % interval -0.85 to +0.28).
 """
 
 from dataclasses import replace

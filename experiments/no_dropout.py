@@ -3,6 +3,8 @@
     python -m alexnet_jax.train experiments/no_dropout.py
 
 Claim: the network overfits substantially, and needs about half as many iterations.
+
+Measured on Fashion-MNIST, 4 seeds: -0.06 points of top-1 error (95 % interval -0.43 to +0.31).
 """
 
 from dataclasses import replace

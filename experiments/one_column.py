@@ -4,6 +4,8 @@
 
 Claim: none that fits; the paper's single column has half as many kernels, see half.py. This one has more parameters
 than both columns.
+
+Measured on Fashion-MNIST, 4 seeds: +0.10 points of top-1 error (95 % interval -0.51 to +0.72).
 """
 
 from dataclasses import replace

@@ -304,7 +304,8 @@ def test_the_exchange_is_plotted_for_networks_that_differ_in_their_columns(tmp_p
     assert there["meet_at_conv3"] + there["meet_at_fc"] - there["blind_columns"] == plots.bytes_exchanged(tiny, tiny)
     lines = [result(name, seed, 0.1 + 0.01 * seed) for name in ("baseline", *there) for seed in range(3)]
     plots.exchange(tmp_path / "plot.svg", table.rows(lines, {}), {"baseline": 0.0, **there}, "title")
-    assert "<!-- meet at conv3 -->" in (tmp_path / "plot.svg").read_text()
+    label = f"meet at conv3, {there['meet_at_conv3'] / 1000:.1f} kB"
+    assert f"<!-- {label} -->" in (tmp_path / "plot.svg").read_text()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The table as plots: the differences with their intervals, and what the exchange of the columns buys."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 
 from alexnet_jax.ablation.experiments import BASELINE
@@ -49,16 +50,22 @@ def bytes_exchanged(base: Config, config: Config) -> float | None:
 def exchange(path: Path, rows: Sequence[Row], sent: Mapping[str, float], title: str) -> None:
     """The difference of the error over the bytes exchanged. Raises BadInput if it cannot be drawn."""
     shown = {row.experiment: row for row in rows if row.experiment in sent}
+    kilobytes = {name: sent[name] / 1000 for name in sorted(sent, key=sent.__getitem__) if name in {BASELINE, *shown}}
+    styles = cycle(zip(LANES * 2, "osD^vPX*", strict=True))
+    gap = 0.015 * max(kilobytes.values(), default=0)
+    x = -gap
     with drawn(path, (7, 4)) as axes:
-        for name, bytes_sent in sent.items():
-            row = shown.get(name)
-            if row is None and name != BASELINE:
+        for name, sent_here in kilobytes.items():
+            x = max(sent_here, x + gap)  # side by side where one would hide the other
+            label = f"{name.replace('_', ' ')}, {sent_here:.1f} kB"
+            if name == BASELINE:
+                axes.plot([x], [0], "o", color=INK, label=label)
                 continue
-            x, y = bytes_sent / 1000, row.difference if row else 0.0
-            if row and row.low is not None and row.high is not None:
-                axes.plot([x, x], [row.low, row.high], color=DIFFERENCE, linewidth=2)
-            axes.plot([x], [y], "o", color=DIFFERENCE if row else NO_DIFFERENCE)
-            axes.annotate(name.replace("_", " "), (x, y), (6, 4), textcoords="offset points", fontsize=8, color=INK)
+            row, (colour, marker) = shown[name], next(styles)
+            y, low, high = row.difference, row.low, row.high
+            reach = None if low is None or high is None else [[y - low], [high - y]]
+            axes.errorbar([x], [y], reach, fmt=marker, color=colour, linewidth=2, label=label)
+        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
         axes.axhline(0, color=INK, linewidth=0.8)
         axes.set(xlabel="kB exchanged for an image of training", ylabel="top-1 error minus the baseline's, points")
         axes.set_title(title)
