@@ -49,7 +49,7 @@ def bytes_exchanged(base: Config, config: Config) -> float | None:
 
 def exchange(path: Path, rows: Sequence[Row], sent: Mapping[str, float], title: str) -> None:
     """The difference of the error over the bytes exchanged. Raises BadInput if it cannot be drawn."""
-    shown = {row.experiment: row for row in rows if row.experiment in sent}
+    shown = {row.experiment: row for row in rows}
     kilobytes = {name: sent[name] / 1000 for name in sorted(sent, key=sent.__getitem__) if name in {BASELINE, *shown}}
     styles = cycle(zip(LANES * 2, "osD^vPX*", strict=True))
     gap = 0.015 * max(kilobytes.values(), default=0)
@@ -62,9 +62,9 @@ def exchange(path: Path, rows: Sequence[Row], sent: Mapping[str, float], title: 
                 axes.plot([x], [0], "o", color=INK, label=label)
                 continue
             row, (colour, marker) = shown[name], next(styles)
-            y, low, high = row.difference, row.low, row.high
-            reach = None if low is None or high is None else [[y - low], [high - y]]
-            axes.errorbar([x], [y], reach, fmt=marker, color=colour, linewidth=2, label=label)
+            if row.low is not None and row.high is not None:
+                axes.plot([x, x], [row.low, row.high], color=colour, linewidth=2)
+            axes.plot([x], [row.difference], marker, color=colour, label=label)
         axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
         axes.axhline(0, color=INK, linewidth=0.8)
         axes.set(xlabel="kB exchanged for an image of training", ylabel="top-1 error minus the baseline's, points")
