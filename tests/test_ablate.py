@@ -221,17 +221,21 @@ def test_the_table_pairs_seeds_and_corrects_by_holm() -> None:
     for name, change in changes.items():
         lines += [result(name, seed, float(base[seed] + change[seed])) for seed in range(6)]
     lines += [result("unpaired", 9, 0.5), result("five_networks", 0, float(base[:5].mean()) - 0.01)]
+    lines += [result("one_view", seed, base[seed] + 0.05, one_crop_top1_error=base[seed]) for seed in range(6)]
     rows = {row.experiment: row for row in table.rows(lines, {"worse": ((1.4, 1.2), None)})}
-    assert set(rows) == {"worse", "noise", "five_networks", "one_crop"}
+    assert set(rows) == {"worse", "noise", "five_networks", "one_view", "one_crop"}
     worse = rows["worse"]
     expected = stats.ttest_rel(base + changes["worse"], base)
     assert worse.p == pytest.approx(expected.pvalue, rel=1e-6)
     interval = expected.confidence_interval(0.95)
     assert (worse.low, worse.high) == pytest.approx((100 * interval.low, 100 * interval.high))
     assert worse.verdict == "higher", "the spread between seeds is as large as the difference, and pairs remove it"
+    assert (worse.one_crop_difference, worse.one_crop_low) == pytest.approx((worse.difference, worse.low))
     assert rows["noise"].verdict == "no difference"
     assert (rows["five_networks"].difference, rows["five_networks"].verdict) == (pytest.approx(-1.0), "one pair")
     assert rows["one_crop"].difference == pytest.approx(1.0)
+    assert (rows["one_crop"].one_crop_difference, rows["one_view"].one_crop_difference) == (None, pytest.approx(-1.0))
+    assert rows["five_networks"].one_crop_difference == pytest.approx(-1.0)
     # Holm: the smallest p times the number of tests, the next times one fewer; never falling.
     tested = sorted((row.p, row.p_holm) for row in rows.values() if row.p is not None)
     least = 0.0

@@ -29,6 +29,10 @@ OF_THE_BASELINE: dict[str, tuple[Points | None, Points | None]] = {
     "seven_networks": ((-4.0, -2.8), None),
 }
 LEVEL = 0.05
+COLUMNS = (
+    "experiment", "n", "error", "difference", "95 % interval", "result", "one crop", "top-5", "training", "paper",
+    "logs of 2012",
+)  # fmt: skip
 
 Figures = Mapping[str, tuple[Points | None, Points | None]]
 """for each experiment the paper's difference and that of the logs of 2012"""
@@ -48,6 +52,10 @@ class Row:
     low: float | None
     """of the 95 % interval; None for fewer than two pairs"""
     high: float | None
+    one_crop_difference: float | None
+    """of the top-1 errors with one crop, which is how a network trained without crops is at its best"""
+    one_crop_low: float | None
+    one_crop_high: float | None
     top5_difference: float
     train_difference: float | None
     p: float | None
@@ -81,7 +89,9 @@ def rows(results: Sequence[Result], figures: Figures) -> list[Row]:
             found.append(_row(experiment, pairs, *figures.get(experiment, (None, None))))
     if len(baseline) > 0:
         crops = [(one_crop(result), result) for result in baseline.values()]
-        found.append(replace(_row(ONE_CROP, crops, *OF_THE_BASELINE[ONE_CROP]), train_difference=None))
+        row = _row(ONE_CROP, crops, *OF_THE_BASELINE[ONE_CROP])
+        same_run = replace(row, train_difference=None, one_crop_difference=None, one_crop_low=None, one_crop_high=None)
+        found.append(same_run)
     tested = [row for row in found if row.p is not None]
     if tested:
         corrected = multipletests([row.p for row in tested], LEVEL, "holm")[1].tolist()
@@ -111,6 +121,7 @@ def mean(members: Sequence[Result]) -> Result:
         members[0],
         top1_error=fmean(member.top1_error for member in members),
         top5_error=fmean(member.top5_error for member in members),
+        one_crop_top1_error=fmean(member.one_crop_top1_error for member in members),
         train_error=fmean(member.train_error for member in members),
     )
 
@@ -118,6 +129,7 @@ def mean(members: Sequence[Result]) -> Result:
 def _row(experiment: str, pairs: Sequence[tuple[Result, Result]], paper: Points | None, logs: Points | None) -> Row:
     differences = points(pairs, "top1_error")
     low, high, p = interval(differences)
+    of_one_crop = points(pairs, "one_crop_top1_error")
     return Row(
         experiment,
         [changed.seed for changed, _ in pairs],
@@ -125,6 +137,8 @@ def _row(experiment: str, pairs: Sequence[tuple[Result, Result]], paper: Points 
         fmean(differences),
         low,
         high,
+        fmean(of_one_crop),
+        *interval(of_one_crop)[:2],
         fmean(points(pairs, "top5_error")),
         fmean(points(pairs, "train_error")),
         p,
@@ -160,26 +174,34 @@ def markdown(found: Sequence[Row], results: Sequence[Result], about: str) -> str
     lines = [
         f"{about} Baseline, ten crops: {errors} %. {len(results)} results, {minutes:.1f} minutes each on {devices}.",
         "",
-        "| experiment | n | error | difference | 95 % interval | result | top-5 | training | paper | logs of 2012 |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        f"| {' | '.join(COLUMNS)} |",
+        "|---" * len(COLUMNS) + "|",
     ]
     for row in found:
-        between = "" if row.low is None or row.high is None else f"{row.low:+.2f} to {row.high:+.2f}"
+        between = span(row.low, row.high)
+        of_one_crop = "" if row.one_crop_difference is None else f"{row.one_crop_difference:+.2f}"
+        if row.one_crop_low is not None:
+            of_one_crop += f" ({span(row.one_crop_low, row.one_crop_high)})"
         train = "" if row.train_difference is None else f"{row.train_difference:+.2f}"
         cells = (
             f"`{row.experiment}`", len(row.seeds), f"{100 * row.top1_error:.2f}", f"{row.difference:+.2f}", between,
-            row.verdict, f"{row.top5_difference:+.2f}", train, pair(row.paper), pair(row.logs_2012),
+            row.verdict, of_one_crop, f"{row.top5_difference:+.2f}", train, pair(row.paper), pair(row.logs_2012),
         )  # fmt: skip
         lines.append(f"| {' | '.join(map(str, cells))} |")
     lines += [
         "",
         "Differences are percentage points, experiment minus baseline over runs with the same seed. The intervals are "
         'Student\'s t over these pairs (`scipy.stats`), each by itself; "no difference" means that the interval '
-        "holds zero, and Holm's correction over the table is that of `statsmodels`. `training` is the difference on "
-        "the first 10,000 training images, with one crop. The last two columns are the differences on ImageNet, top-1 "
-        "and top-5.",
+        "holds zero, and Holm's correction over the table is that of `statsmodels`. `one crop` is the difference where "
+        "both networks see the central crop alone; the other test errors are those of ten crops. `training` is the "
+        "difference on the first 10,000 training images, with one crop. The last two columns are the differences on "
+        "ImageNet, top-1 and top-5.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def span(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{low:+.2f} to {high:+.2f}"
 
 
 def pair(figures: Points | None) -> str:
