@@ -186,20 +186,21 @@ ONE_WEIRD_TRICK = Config(
 # the paper's. Our own are the widths, the biases of 0, weights that give every layer's activations a std near 1, a
 # lower learning rate in conv1, whose inputs reach 255, and a learning rate that falls in small stairs.
 _FALL = Schedule("staircase", factor=30.0, stairs=8)
+_FASHION = ModelConfig(
+    image_size=28,
+    channels=1,
+    conv1=Conv(32, 5, stride=2, padding=(2, 2), std=0.006, then=("activation", "norm", "pool")),
+    conv2=Conv(64, 3, padding=(1, 1), std=0.14, then=("activation", "norm", "pool")),
+    conv3=Conv(128, 3, padding=(1, 1), std=0.075),
+    conv4=Conv(128, 3, padding=(1, 1), std=0.06),
+    conv5=Conv(128, 3, padding=(1, 1), std=0.06, then=("activation", "pool")),
+    fc6=Dense(1024, std=0.045),
+    fc7=Dense(1024, std=0.045),
+    fc8=Dense(10, std=0.015),
+)
 FASHION = Config(
     preset="fashion",
-    model=ModelConfig(
-        image_size=28,
-        channels=1,
-        conv1=Conv(32, 5, stride=2, padding=(2, 2), std=0.006, then=("activation", "norm", "pool")),
-        conv2=Conv(64, 3, padding=(1, 1), std=0.14, then=("activation", "norm", "pool")),
-        conv3=Conv(128, 3, padding=(1, 1), std=0.075),
-        conv4=Conv(128, 3, padding=(1, 1), std=0.06),
-        conv5=Conv(128, 3, padding=(1, 1), std=0.06, then=("activation", "pool")),
-        fc6=Dense(1024, std=0.045),
-        fc7=Dense(1024, std=0.045),
-        fc8=Dense(10, std=0.015),
-    ),
+    model=_FASHION,
     optim=OptimConfig(
         batch=64,
         epochs=28.0,
@@ -209,6 +210,40 @@ FASHION = Config(
         layer_rates=(("conv1", 0.01),),
     ),
     data=DataConfig(pad=2, colour_noise="none"),
+)
+
+
+def _he(layer: Layer, inputs: int) -> Layer:
+    """The layer with weights of std^2 = 2 / inputs (He et al. 2015), which suits ReLU."""
+    return replace(layer, std=(2 / inputs) ** 0.5)
+
+
+# The lowest error of this family on all of Fashion-MNIST after half an hour on two cores, chosen on 6,000 of the
+# training images. Two columns as in 2012, with what came later: kernels of 3x3 at a stride of 1, batch norm in place of
+# LRN, pixels divided by about their std, and a learning rate that falls along a cosine.
+FASHION_BEST = replace(
+    FASHION,
+    preset="fashion_best",
+    model=replace(
+        _FASHION,
+        conv1=_he(Conv(32, 3, padding=(1, 1), then=_NORMALISED), 3 * 3),
+        conv2=_he(Conv(64, 3, padding=(1, 1), then=_NORMALISED), 3 * 3 * 16),
+        conv3=_he(Conv(128, 3, padding=(1, 1), then=_NORMALISED[:2]), 3 * 3 * 64),
+        conv4=_he(Conv(128, 3, padding=(1, 1), then=_NORMALISED[:2]), 3 * 3 * 64),
+        conv5=_he(Conv(128, 3, padding=(1, 1), then=_NORMALISED), 3 * 3 * 64),
+        fc6=_he(Dense(512), 3 * 3 * 128),
+        fc7=_he(Dense(512), 512),
+        fc8=Dense(10, std=0.02),
+    ),
+    optim=replace(
+        FASHION.optim,
+        batch=128,
+        epochs=24.0,
+        rate=0.05,
+        schedule=Schedule("cosine", warmup=1.0),
+        layer_rates=(),
+    ),
+    data=replace(FASHION.data, scale=1 / 80),
 )
 
 # TensorFlow-Examples' alexnet.py: 200,000 images in batches of 64 by Adam, from the 55,000 that its MNIST trains on.
@@ -290,6 +325,7 @@ PRESETS = {
     config.preset: config
     for config in (
         FASHION,
+        FASHION_BEST,
         PAPER,
         CUDA_CONVNET,
         HALF,
