@@ -213,6 +213,6 @@ def test_cuda_convnet_has_the_values_that_ran() -> None:
 
 def test_an_unknown_preset_is_refused_with_a_list_of_the_known_ones() -> None:
     with pytest.raises(
-        BadInput, match="no preset 'alexnet'; there are fashion, paper, cuda_convnet, half, six_conv, caffe"
+        BadInput, match="no preset 'alexnet'; there are fashion, fashion_best, paper, cuda_convnet, half, six_conv"
     ):
         presets.preset("alexnet")
