@@ -289,8 +289,11 @@ def test_rates_that_are_close_are_chosen_by_the_mean_of_several_seeds() -> None:
 
 def test_the_plot_has_a_line_for_each_row(tmp_path: Path) -> None:
     lines = [result(name, seed, 0.1 + 0.01 * seed) for name in ("baseline", "other") for seed in range(3)]
+    lines += [result("learns nothing", seed, 0.9) for seed in range(3)]
     plots.forest(tmp_path / "plot.svg", table.rows(lines, {}), "title")
-    assert "<!-- one crop -->" in (tmp_path / "plot.svg").read_text()
+    plot = (tmp_path / "plot.svg").read_text()
+    assert "<!-- one crop -->" in plot
+    assert "<!-- +79.0 → -->" in plot, "it is written at the edge, where the other rows keep their scale"
 
 
 def test_the_exchange_is_plotted_for_networks_that_differ_in_their_columns(tmp_path: Path, tiny: Config) -> None:

@@ -11,6 +11,8 @@ from alexnet_jax.networks import traffic
 from alexnet_jax.networks.drawing import INK, LANES, drawn
 
 NO_DIFFERENCE, DIFFERENCE, PAPER = INK, LANES[0], LANES[1]
+OFF_THE_AXIS = 20.0
+"""points; a network that learns nothing would make every other difference invisible"""
 
 
 def forest(path: Path, rows: Sequence[Row], title: str) -> None:
@@ -18,6 +20,10 @@ def forest(path: Path, rows: Sequence[Row], title: str) -> None:
     with drawn(path, (7, 0.9 + 0.27 * len(rows))) as axes:
         for y, row in enumerate(reversed(rows)):
             colour = NO_DIFFERENCE if row.verdict not in ("higher", "lower") else DIFFERENCE
+            if row.difference > OFF_THE_AXIS:
+                right = axes.get_yaxis_transform()  # x as a fraction of the axis
+                axes.text(0.99, y, f"{row.difference:+.1f} →", color=colour, ha="right", va="center", transform=right)
+                continue
             if row.low is not None and row.high is not None:
                 axes.plot([row.low, row.high], [y, y], color=colour, linewidth=2)
             axes.plot([row.difference], [y], "o", color=colour, markersize=5)
