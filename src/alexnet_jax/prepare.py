@@ -122,13 +122,16 @@ def prepare() -> None:
     jax.config.update("jax_platforms", "cpu")  # the contact sheet needs no accelerator
     src, dst = cast(Path, options.src), cast(Path, options.dst)
     with claimed(dst, asked(options), shlex.join(sys.argv[1:])) as unfinished:
-        if not (dst / "meta.json").exists():
-            make(src, dst, options)
-            summarise(Records(dst))
-        else:
+        complete = (dst / "meta.json").exists()
+        if complete:
             check_same(dst, Records(dst).meta["prepared"], asked(options), "prepared")
+        else:
+            make(src, dst, options)
+        shutil.rmtree(unfinished, ignore_errors=True)  # before anything is printed, for the reader may have gone
+        if complete:
             print(f"{dst} is already complete; nothing is left to do.")
-        shutil.rmtree(unfinished, ignore_errors=True)
+        else:
+            summarise(Records(dst))
 
 
 def make(src: Path, dst: Path, options: Options) -> None:
