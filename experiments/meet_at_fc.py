@@ -4,7 +4,7 @@
 
 Claim: none in the paper.
 
-Measured on Fashion-MNIST, 4 seeds: +0.35 points of top-1 error (95 % interval -0.11 to +0.81).
+Measured on Fashion-MNIST, 5 seeds: +0.33 points of top-1 error (95 % interval +0.02 to +0.65); with one crop +0.20.
 """
 
 from dataclasses import replace

@@ -4,7 +4,7 @@
 
 Claim: none in the paper.
 
-Measured on Fashion-MNIST, 4 seeds: +0.05 points of top-1 error (95 % interval -0.50 to +0.59).
+Measured on Fashion-MNIST, 5 seeds: +0.02 points of top-1 error (95 % interval -0.35 to +0.40); with one crop -0.03.
 """
 
 from dataclasses import replace

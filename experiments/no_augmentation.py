@@ -4,7 +4,8 @@
 
 Claim: the network overfits substantially, which would force a much smaller one.
 
-Measured on clipart, 5 seeds: +2.11 points of top-1 error (95 % interval -1.36 to +5.58).
+Measured on Fashion-MNIST, 5 seeds: +7.33 points of top-1 error (95 % interval +5.43 to +9.23); with one crop -1.69.
+Measured on clipart, 5 seeds: +2.11 points of top-1 error (95 % interval -1.36 to +5.58); with one crop +0.99.
 """
 
 from dataclasses import replace

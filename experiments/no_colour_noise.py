@@ -4,7 +4,7 @@
 
 Claim: on ImageNet the top-1 error rises by more than 1 point. Pictures without colour have no such noise.
 
-Measured on clipart, 5 seeds: -0.07 points of top-1 error (95 % interval -1.09 to +0.95).
+Measured on clipart, 5 seeds: -0.07 points of top-1 error (95 % interval -1.09 to +0.95); with one crop -0.37.
 """
 
 from dataclasses import replace

@@ -27,17 +27,20 @@ def forest(path: Path, rows: Sequence[Row], title: str) -> None:
             if row.low is not None and row.high is not None:
                 axes.plot([row.low, row.high], [y, y], color=colour, linewidth=2)
             axes.plot([row.difference], [y], "o", color=colour, markersize=5)
+            if row.one_crop_difference is not None:
+                axes.plot([row.one_crop_difference], [y], "|", color=INK, markersize=8)
             if row.paper:
                 axes.plot([row.paper[0]], [y], "d", color=PAPER, markersize=5, fillstyle="none")
         axes.plot([], [], "o-", color=DIFFERENCE, label="here, 95 %")
-        axes.plot([], [], "o-", color=NO_DIFFERENCE, label="here, no difference after Holm's correction")
+        axes.plot([], [], "o-", color=NO_DIFFERENCE, label="no difference after Holm's correction")
+        axes.plot([], [], "|", color=INK, linestyle="none", label="with one crop")
         axes.plot([], [], "d", color=PAPER, fillstyle="none", label="the paper, on ImageNet")
         axes.axvline(0, color=INK, linewidth=0.8)
         axes.set_yticks(range(len(rows)), [row.experiment.replace("_", " ") for row in reversed(rows)])
         axes.set(xlabel="top-1 error minus the baseline's, percentage points", ylim=(-0.7, len(rows) - 0.3))
         axes.set_title(title, pad=24)
         axes.grid(axis="x", color=INK, alpha=0.2)
-        axes.legend(frameon=False, fontsize=8, ncol=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+        axes.legend(frameon=False, fontsize=8, ncol=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
 
 def bytes_exchanged(base: Config, config: Config) -> float | None:
