@@ -355,7 +355,7 @@ KEY = {"P", *LINKS, *WORDS["words"]}
 
 def page(presets: dict[str, Config] = PRESETS) -> str:
     """The whole of docs/fidelity.md. Raises KeyError if a choice has no source."""
-    # The default is this project's own, and comes last.
+    # This project's own presets come last.
     shown = dict(sorted(presets.items(), key=lambda item: item[0] in ("fashion", "fashion_best")))
     text, left, paper = WORDS["page"], WORDS["left_out"], WORDS["paper"]
     lines = [f"# {text['title']}\n", text["introduction"]]

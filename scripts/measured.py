@@ -21,7 +21,7 @@ def lines(experiment: str) -> list[str]:
         rows: list[dict[str, Any]] = json.loads(table.read_text()) if table.exists() else []
         found += [
             f"Measured on {images}, {len(row['seeds'])} seeds: {row['difference']:+.2f} points of top-1 error (95 % "
-            f"interval {row['low']:+.2f} to {row['high']:+.2f}); with one crop {row['one_crop_difference']:+.2f}."
+            f"interval {row['low']:+.2f} to {row['high']:+.2f}); with one crop {row['one_crop']['difference']:+.2f}."
             for row in rows
             if row["experiment"] == experiment and row["low"] is not None
         ]

@@ -230,12 +230,13 @@ def test_the_table_pairs_seeds_and_corrects_by_holm() -> None:
     interval = expected.confidence_interval(0.95)
     assert (worse.low, worse.high) == pytest.approx((100 * interval.low, 100 * interval.high))
     assert worse.verdict == "higher", "the spread between seeds is as large as the difference, and pairs remove it"
-    assert (worse.one_crop_difference, worse.one_crop_low) == pytest.approx((worse.difference, worse.low))
+    assert worse.one_crop == table.OneCrop(*map(pytest.approx, (worse.difference, worse.low, worse.high)))
     assert rows["noise"].verdict == "no difference"
     assert (rows["five_networks"].difference, rows["five_networks"].verdict) == (pytest.approx(-1.0), "one pair")
     assert rows["one_crop"].difference == pytest.approx(1.0)
-    assert (rows["one_crop"].one_crop_difference, rows["one_view"].one_crop_difference) == (None, pytest.approx(-1.0))
-    assert rows["five_networks"].one_crop_difference == pytest.approx(-1.0)
+    assert rows["one_crop"].one_crop is None
+    assert rows["one_view"].one_crop == table.OneCrop(*map(pytest.approx, (-1.0, -1.0, -1.0)))
+    assert rows["five_networks"].one_crop == table.OneCrop(pytest.approx(-1.0), None, None)
     # Holm: the smallest p times the number of tests, the next times one fewer; never falling.
     tested = sorted((row.p, row.p_holm) for row in rows.values() if row.p is not None)
     least = 0.0

@@ -23,12 +23,12 @@ def forest(path: Path, rows: Sequence[Row], title: str) -> None:
             if row.difference > OFF_THE_AXIS:
                 right = axes.get_yaxis_transform()  # x as a fraction of the axis
                 axes.text(0.99, y, f"{row.difference:+.1f} →", color=colour, ha="right", va="center", transform=right)
-                continue
-            if row.low is not None and row.high is not None:
-                axes.plot([row.low, row.high], [y, y], color=colour, linewidth=2)
-            axes.plot([row.difference], [y], "o", color=colour, markersize=5)
-            if row.one_crop_difference is not None:
-                axes.plot([row.one_crop_difference], [y], "|", color=INK, markersize=8)
+            else:
+                if row.low is not None and row.high is not None:
+                    axes.plot([row.low, row.high], [y, y], color=colour, linewidth=2)
+                axes.plot([row.difference], [y], "o", color=colour, markersize=5)
+                if row.one_crop is not None:
+                    axes.plot([row.one_crop.difference], [y], "|", color=INK, markersize=8)
             if row.paper:
                 axes.plot([row.paper[0]], [y], "d", color=PAPER, markersize=5, fillstyle="none")
         axes.plot([], [], "o-", color=DIFFERENCE, label="here, 95 %")

@@ -39,6 +39,15 @@ Figures = Mapping[str, tuple[Points | None, Points | None]]
 
 
 @dataclass(frozen=True)
+class OneCrop:
+    """The difference of the top-1 errors with one crop, in percentage points, and its interval."""
+
+    difference: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
 class Row:
     """One experiment against the baseline. Differences are in percentage points, errors are fractions."""
 
@@ -52,10 +61,8 @@ class Row:
     low: float | None
     """of the 95 % interval; None for fewer than two pairs"""
     high: float | None
-    one_crop_difference: float | None
-    """of the top-1 errors with one crop, which is how a network trained without crops is at its best"""
-    one_crop_low: float | None
-    one_crop_high: float | None
+    one_crop: OneCrop | None
+    """the same with one crop: a network trained without crops has only seen the centres of the images"""
     top5_difference: float
     train_difference: float | None
     p: float | None
@@ -89,9 +96,7 @@ def rows(results: Sequence[Result], figures: Figures) -> list[Row]:
             found.append(_row(experiment, pairs, *figures.get(experiment, (None, None))))
     if len(baseline) > 0:
         crops = [(one_crop(result), result) for result in baseline.values()]
-        row = _row(ONE_CROP, crops, *OF_THE_BASELINE[ONE_CROP])
-        same_run = replace(row, train_difference=None, one_crop_difference=None, one_crop_low=None, one_crop_high=None)
-        found.append(same_run)
+        found.append(replace(_row(ONE_CROP, crops, *OF_THE_BASELINE[ONE_CROP]), one_crop=None, train_difference=None))
     tested = [row for row in found if row.p is not None]
     if tested:
         corrected = multipletests([row.p for row in tested], LEVEL, "holm")[1].tolist()
@@ -137,8 +142,7 @@ def _row(experiment: str, pairs: Sequence[tuple[Result, Result]], paper: Points 
         fmean(differences),
         low,
         high,
-        fmean(of_one_crop),
-        *interval(of_one_crop)[:2],
+        OneCrop(fmean(of_one_crop), *interval(of_one_crop)[:2]),
         fmean(points(pairs, "top5_error")),
         fmean(points(pairs, "train_error")),
         p,
@@ -179,9 +183,9 @@ def markdown(found: Sequence[Row], results: Sequence[Result], about: str) -> str
     ]
     for row in found:
         between = span(row.low, row.high)
-        of_one_crop = "" if row.one_crop_difference is None else f"{row.one_crop_difference:+.2f}"
-        if row.one_crop_low is not None:
-            of_one_crop += f" ({span(row.one_crop_low, row.one_crop_high)})"
+        of_one_crop = "" if row.one_crop is None else f"{row.one_crop.difference:+.2f}"
+        if row.one_crop is not None and row.one_crop.low is not None:
+            of_one_crop += f" ({span(row.one_crop.low, row.one_crop.high)})"
         train = "" if row.train_difference is None else f"{row.train_difference:+.2f}"
         cells = (
             f"`{row.experiment}`", len(row.seeds), f"{100 * row.top1_error:.2f}", f"{row.difference:+.2f}", between,
