@@ -218,19 +218,20 @@ def _he(layer: Layer, inputs: int) -> Layer:
     return replace(layer, std=(2 / inputs) ** 0.5)
 
 
-# For a low error on all of Fashion-MNIST after half an hour on two cores: a first form, 6.6 % with seed 0. Two columns
-# as in 2012, with what came later: kernels of 3x3 at a stride of 1, batch norm in place of LRN, pixels divided by about
-# their std, and a learning rate that falls along a cosine.
+# For a low error on all of Fashion-MNIST in about half an hour on two cores. What came after 2012: kernels of 3x3 at a
+# stride of 1, batch norm in place of LRN, and a learning rate that falls along a cosine. One column, because on a CPU
+# it takes hardly longer than two. No crops: the error on held-out images was lower without (experiments/LOG.md).
 FASHION_BEST = replace(
     FASHION,
     preset="fashion_best",
     model=replace(
         _FASHION,
+        columns=1,
         conv1=_he(Conv(32, 3, padding=(1, 1), then=_NORMALISED), 3 * 3),
-        conv2=_he(Conv(64, 3, padding=(1, 1), then=_NORMALISED), 3 * 3 * 16),
+        conv2=_he(Conv(64, 3, padding=(1, 1), then=_NORMALISED), 3 * 3 * 32),
         conv3=_he(Conv(128, 3, padding=(1, 1), then=_NORMALISED[:2]), 3 * 3 * 64),
-        conv4=_he(Conv(128, 3, padding=(1, 1), then=_NORMALISED[:2]), 3 * 3 * 64),
-        conv5=_he(Conv(128, 3, padding=(1, 1), then=_NORMALISED), 3 * 3 * 64),
+        conv4=_he(Conv(128, 3, padding=(1, 1), then=_NORMALISED[:2]), 3 * 3 * 128),
+        conv5=_he(Conv(128, 3, padding=(1, 1), then=_NORMALISED), 3 * 3 * 128),
         fc6=_he(Dense(512), 3 * 3 * 128),
         fc7=_he(Dense(512), 512),
         fc8=Dense(10, std=0.02),
@@ -238,12 +239,12 @@ FASHION_BEST = replace(
     optim=replace(
         FASHION.optim,
         batch=128,
-        epochs=24.0,
-        rate=0.05,
+        epochs=22.0,
+        rate=0.1,
         schedule=Schedule("cosine", warmup=1.0),
         layer_rates=(),
     ),
-    data=replace(FASHION.data, scale=1 / 80),
+    data=replace(FASHION.data, pad=0, scale=1 / 80),
 )
 
 # TensorFlow-Examples' alexnet.py: 200,000 images in batches of 64 by Adam, from the 55,000 that its MNIST trains on.
