@@ -283,7 +283,8 @@ def test_bad_input_is_answered_with_one_sentence(tiny_file: Path, tiny_data: Pat
         return run_command("train", *arguments, "--workdir", tmp_path / "run").refused
 
     data = ("--data", tiny_data)
-    assert "there is no preset 'alexnet'; there are fashion, fashion_best, paper, cuda_" in refused("alexnet")
+    names = "fashion, fashion_best, paper, cuda_convnet, half"
+    assert f"there is no preset 'alexnet'; there are {names}" in refused("alexnet")
     assert "there is no file nothing.py" in refused("nothing.py")
     assert "--model.dropuot" in refused("fashion", "--model.dropuot", 0)
     assert "perhaps you meant --model.dropout" in refused("fashion", "--model.dropuot", 0)
